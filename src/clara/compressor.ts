@@ -1,0 +1,110 @@
+import { addInput, type Tensor } from '../graph/graph.ts'
+import type { LoraSize, Role } from '../lora/adapters.ts'
+import { decode } from '../model/decoder.ts'
+import { add, divide, multiply, scalar, scale, sqrt, where } from '../ops/elementwise.ts'
+import { gather } from '../ops/indexing.ts'
+import { reshape } from '../ops/layout.ts'
+import { matmul } from '../ops/matmul.ts'
+import { meanSquaredError, softmax } from '../ops/normalise.ts'
+import { reduceSum } from '../ops/reduce.ts'
+import type { CompressorConfig } from './config.ts'
+import { type Base, declareRole, type DropoutNoise, embeddingTable } from './network.ts'
+
+/** Names of the learned numbers of the salient compressor. */
+export const SALIENT = { alpha: 'salient.alpha', beta: 'salient.beta', weight: 'salient.weight' } as const
+/** Name of the trainable embeddings of the memory tokens. */
+export const MEMORY_ROWS = 'memory_tokens.weight'
+
+export interface CompressorOptions {
+  readonly role: Role
+  readonly lora: LoraSize | undefined
+  readonly config: CompressorConfig
+  /** Memory tokens in the vocabulary (memory 'tokens'). */
+  readonly memoryTokens: number
+  /** Mean L2 norm of the base model's input embeddings. */
+  readonly embeddingNorm: number
+  /** Before every input's name; two compressors in one graph need different ones. */
+  readonly prefix?: string
+  readonly dropout?: DropoutNoise
+}
+
+export interface Compressor {
+  /** [memories, hidden_size]: the memory tokens of all documents, one after the other. */
+  readonly memory: Tensor
+  /** The published MSE term (memory 'tokens' only): mean hidden state over the memory against that over the document. */
+  readonly mseLoss: Tensor | undefined
+  readonly parameters: ReadonlyMap<string, Tensor>
+}
+
+/**
+ * The compressor (paper section 3.1) as graph code: token ids [documents, length] in, memory out. Inputs it declares, each
+ * behind `prefix`: `ids`, `positions` int64 [documents, length]; `bias` float32 [documents, 1, 1, length, length]; for
+ * memory 'tokens' further `slot` int64 [documents, length] (memory-token row, 0 elsewhere), `isSlot` bool
+ * [documents, length, 1], `memoryPositions` int64 [memories] (flat positions), `memoryMean` and `textMean` float32
+ * [documents, 1, length] (weights of the two means of the MSE term); for 'mean' and 'salient' `window` int64
+ * [memories, window] (flat positions), `windowBias` float32 [memories, window] (0, or a large negative number behind a
+ * short window) and, for 'salient', `idf` float32 [memories, window].
+ */
+export function compressor(base: Base, options: CompressorOptions): Compressor {
+  const { graph, config: model } = base
+  const { config, role, prefix = '' } = options
+  const { batch, length, window, memories } = {
+    batch: `${prefix}documents`,
+    length: `${prefix}documentLength`,
+    window: `${prefix}windowLength`,
+    memories: `${prefix}memories`,
+  }
+  const input = (name: string, dtype: 'int64' | 'float32' | 'bool', shape: readonly (number | string)[]) =>
+    addInput(graph, `${prefix}${name}`, dtype, shape)
+  const layers = config.compressorLayers ?? model.num_hidden_layers
+  const adapter = options.lora && { size: options.lora, layers, dropout: options.dropout }
+  const { decoder, parameters: adapterParameters } = declareRole(base, adapter && role, adapter)
+  const parameters = new Map(adapterParameters)
+
+  const ids = input('ids', 'int64', [batch, length])
+  const positions = input('positions', 'int64', [batch, length])
+  const attentionBias = input('bias', 'float32', [batch, 1, 1, length, length])
+  let embeddings = gather(embeddingTable(base), ids)
+  if (config.memory === 'tokens') {
+    const rows = addInput(graph, MEMORY_ROWS, 'float32', [options.memoryTokens, model.hidden_size])
+    parameters.set(MEMORY_ROWS, rows)
+    const slot = input('slot', 'int64', [batch, length])
+    embeddings = where(input('isSlot', 'bool', [batch, length, 1]), gather(rows, slot), embeddings)
+  }
+  const embedded = reshape(embeddings, [-1, model.hidden_size])
+  const hidden = decode(decoder, embedded, { batch, length, positions, attentionBias }, layers)
+
+  if (config.memory === 'tokens') {
+    const memory = gather(hidden, input('memoryPositions', 'int64', [memories]))
+    const sequences = reshape(hidden, [batch, length, model.hidden_size])
+    const mean = (name: string) => matmul(input(name, 'float32', [batch, 1, length]), sequences)
+    return finish(memory, meanSquaredError(mean('memoryMean'), mean('textMean')))
+  }
+
+  const places = input('window', 'int64', [memories, window])
+  let scores = input('windowBias', 'float32', [memories, window])
+  let values = hidden
+  if (config.memory === 'salient') {
+    const alpha = addInput(graph, SALIENT.alpha, 'float32', [1])
+    const beta = addInput(graph, SALIENT.beta, 'float32', [1])
+    const weight = addInput(graph, SALIENT.weight, 'float32', [model.hidden_size, 1])
+    parameters.set(SALIENT.alpha, alpha).set(SALIENT.beta, beta).set(SALIENT.weight, weight)
+    const learned = reshape(gather(matmul(hidden, weight), places), [memories, window])
+    scores = add(scores, add(multiply(beta, input('idf', 'float32', [memories, window])), learned))
+    values = add(embedded, multiply(alpha, toNorm(hidden, options.embeddingNorm)))
+  }
+  const weights = reshape(softmax(scores), [memories, 1, window])
+  const pooled = matmul(weights, gather(values, places))
+  return finish(reshape(pooled, [memories, model.hidden_size]), undefined)
+
+  function finish(memory: Tensor, mseLoss: Tensor | undefined): Compressor {
+    return { memory: config.memoryNorm ? toNorm(memory, options.embeddingNorm) : memory, mseLoss, parameters }
+  }
+}
+
+/** Rows scaled to an L2 norm. */
+function toNorm(rows: Tensor, norm: number): Tensor {
+  const squares = reduceSum(multiply(rows, rows), [-1], true)
+  return scale(divide(rows, sqrt(add(squares, scalar(rows, 1e-12)))), norm)
+}
+

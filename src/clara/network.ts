@@ -1,0 +1,118 @@
+import { addConstant, addInput, addWeight, type Graph, type Tensor } from '../graph/graph.ts'
+import { addDims, type Dim, multiplyDims } from '../graph/shape.ts'
+import { adapterShapes, factorName, type LoraSize, loraLinear, type Role } from '../lora/adapters.ts'
+import { type DecoderConfig, linearModules } from '../model/config.ts'
+import type { Decoder } from '../model/decoder.ts'
+import { rotaryTables } from '../model/rotary.ts'
+import { multiply } from '../ops/elementwise.ts'
+import { reshape, slice } from '../ops/layout.ts'
+import { dimAt } from '../ops/operator.ts'
+
+/** The frozen language model inside one graph: each weight is declared when it is first used, and once. */
+export interface Base {
+  readonly graph: Graph
+  readonly config: DecoderConfig
+  /** Rows of the embedding, special tokens included. */
+  readonly vocabulary: number
+  readonly weight: (name: string, dims: readonly number[]) => Tensor
+  readonly rotary: { readonly cos: Tensor; readonly sin: Tensor }
+}
+
+/**
+ * @param vocabulary Rows of the resized embedding.
+ * @param positions Length of the rotary tables: the longest sequence the graph will see.
+ */
+export function declareBase(graph: Graph, config: DecoderConfig, vocabulary: number, positions: number): Base {
+  const declared = new Map<string, Tensor>()
+  const tables = rotaryTables(config, positions)
+  return {
+    graph,
+    config,
+    vocabulary,
+    weight(name, dims) {
+      const known = declared.get(name)
+      if (known) return known
+      const tensor = addWeight(graph, name, 'float32', dims)
+      declared.set(name, tensor)
+      return tensor
+    },
+    rotary: { cos: addConstant(graph, tables.cos), sin: addConstant(graph, tables.sin) },
+  }
+}
+
+/** Dropout on what enters the low-rank updates: a vector of factors (0 or 1 / (1 - rate)), longer than any use of it. */
+export interface DropoutNoise {
+  readonly factors: Tensor
+}
+
+/** Each use of the noise begins this many elements after the one before, so that no two layers see the same mask. */
+const NOISE_STEP = 7919
+
+/** Length of the noise that `uses` applications to rows of at most `largest` elements need. */
+export const noiseLength = (largest: number, uses: number): number => largest + uses * NOISE_STEP
+
+export interface AdapterOptions {
+  readonly size: LoraSize
+  /** Layers that carry the adapter, from the first. Default: all. */
+  readonly layers?: number
+  readonly dropout?: DropoutNoise | undefined
+}
+
+/** A role's decoder over the shared base, with the adapter's parameters as inputs of the graph. */
+export function declareRole(
+  base: Base,
+  role: Role | undefined,
+  options?: AdapterOptions,
+): { readonly decoder: Decoder; readonly parameters: ReadonlyMap<string, Tensor> } {
+  const { graph, config } = base
+  const parameters = new Map<string, Tensor>()
+  if (role && options) {
+    for (const [name, dims] of adapterShapes(config, options.size, role, options.layers)) {
+      parameters.set(name, addInput(graph, name, 'float32', dims))
+    }
+  }
+  const shapes = linearModules(config)
+  const scale = options ? options.size.alpha / options.size.rank : 1
+  const dropped = dropoutOf(options?.dropout)
+  const decoder: Decoder = {
+    config,
+    rotary: base.rotary,
+    norm: (name) => base.weight(name, [config.hidden_size]),
+    project(rows, layer, module) {
+      const dims = shapes.get(module)
+      if (!dims) throw new RangeError(`No linear layer is named '${module}'.`)
+      const weight = base.weight(`model.layers.${layer}.${module}.weight`, dims)
+      const a = role && parameters.get(factorName(layer, module, 'A', role))
+      const b = role && parameters.get(factorName(layer, module, 'B', role))
+      return a && b ? loraLinear(rows, weight, { a, b }, scale, dropped(rows)) : loraLinear(rows, weight, undefined, scale)
+    },
+  }
+  return { decoder, parameters }
+}
+
+/** Rows that enter several layers (queries, keys, values) share one mask. */
+function dropoutOf(noise: DropoutNoise | undefined): (rows: Tensor) => Tensor {
+  if (!noise) return (rows) => rows
+  const known = new Map<Tensor, Tensor>()
+  let start: Dim = 0
+  return (rows) => {
+    const masked = known.get(rows)
+    if (masked) return masked
+    const count = multiplyDims(dimAt(rows, 0), dimAt(rows, 1))
+    const mask = reshape(slice(noise.factors, 0, start, addDims(start, count)), rows.shape)
+    start = addDims(start, NOISE_STEP)
+    const result = multiply(rows, mask)
+    known.set(rows, result)
+    return result
+  }
+}
+
+export const EMBEDDING = 'model.embed_tokens.weight'
+export const HEAD = 'lm_head.weight'
+
+export const embeddingTable = (base: Base): Tensor =>
+  base.weight(EMBEDDING, [base.vocabulary, base.config.hidden_size])
+
+/** The output head's weight: the embedding itself where they are tied. */
+export const headTable = (base: Base): Tensor =>
+  base.config.tie_word_embeddings ? embeddingTable(base) : base.weight(HEAD, [base.vocabulary, base.config.hidden_size])

@@ -1,0 +1,7 @@
+import type { VerbTable } from './verb.ts'
+
+/**
+ * The verbs of `clara`, one line each. A verb's module is loaded when the verb is called:
+ * `name: { summary: '…', load: () => import('./name.ts') }`.
+ */
+export const verbs: VerbTable = {}

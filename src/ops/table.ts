@@ -1,0 +1,50 @@
+import { ClaraError } from '../errors.ts'
+import { type EncodedModel, encodeModel, reachableNodes } from '../graph/onnx.ts'
+import type { Graph, GraphNode } from '../graph/graph.ts'
+import { evaluateDim } from '../graph/shape.ts'
+import { elementwiseOperators } from './elementwise.ts'
+import { indexingOperators } from './indexing.ts'
+import { layoutOperators } from './layout.ts'
+import { matmulOperators, productFlops } from './matmul.ts'
+import { normaliseOperators } from './normalise.ts'
+import type { Operator } from './operator.ts'
+import { reduceOperators } from './reduce.ts'
+
+/** Every operator by name: what a graph may contain. */
+export const operators = {
+  ...elementwiseOperators,
+  ...matmulOperators,
+  ...reduceOperators,
+  ...layoutOperators,
+  ...indexingOperators,
+  ...normaliseOperators,
+}
+
+export type OperatorName = keyof typeof operators
+
+/** The rule of a node's operator. Its attributes are those the operator itself put on the node. */
+export function operatorOf(node: GraphNode): Operator<object> {
+  const operator = (operators as Record<string, unknown>)[node.operator]
+  if (!operator) throw new ClaraError(`No operator '${node.operator}' is registered.`, { hint: 'Add it to ops/table.ts.' })
+  return operator as Operator<object>
+}
+
+/** Encodes a graph as ONNX with the emission of each operator. */
+export function encodeGraph(graph: Graph): EncodedModel {
+  return encodeModel(graph, (node, context) => {
+    const operator = operatorOf(node)
+    if (operator.emit) return operator.emit(node, node.attributes, context)
+    return [
+      {
+        type: operator.name,
+        inputs: node.inputs.map((tensor) => tensor?.name ?? ''),
+        outputs: node.outputs.map(({ name }) => name),
+      },
+    ]
+  })
+}
+
+/** Floating-point operations of all matrix products that the outputs need, for given values of the symbolic dimensions. */
+export function countFlops(graph: Graph, dims: Readonly<Record<string, number>>): number {
+  return reachableNodes(graph).reduce((total, node) => total + evaluateDim(productFlops(node), dims), 0)
+}

@@ -1,0 +1,246 @@
+import { availableParallelism } from 'node:os'
+import { Worker } from 'node:worker_threads'
+import { ClaraError } from '../errors.ts'
+import { type DType, elementCount, type HostTensor } from '../graph/dtype.ts'
+import type { EncodedModel } from '../graph/onnx.ts'
+import { showShape } from '../graph/shape.ts'
+
+/** Where graphs run. `cpu` is always there; the others as the installed ONNX Runtime has them. */
+export const devices = ['cpu', 'webgpu', 'cuda', 'coreml'] as const
+export type Device = (typeof devices)[number]
+
+export interface RuntimeOptions {
+  /** Default: `cpu`. */
+  readonly device?: Device
+  /** Threads of one operator. Default: all cores. */
+  readonly threads?: number
+}
+
+/** A tensor that stays in the runtime's thread between runs. */
+export interface Resident {
+  readonly resident: number
+}
+
+/** Writes an output into a resident tensor, from `start` along `axis`, instead of returning it. */
+export interface Store extends Resident {
+  readonly axis: number
+  readonly start: number
+}
+
+export interface RunOptions {
+  /** Outputs to return. Default: all that are not stored. Every output of a graph is computed in any case. */
+  readonly fetch?: readonly string[]
+  readonly store?: Readonly<Record<string, Store>>
+}
+
+export type Feeds = Readonly<Record<string, HostTensor | Resident>>
+
+/** A graph made ready to run. */
+export interface Session extends AsyncDisposable {
+  readonly model: EncodedModel
+  run(feeds: Feeds, options?: RunOptions): Promise<Record<string, HostTensor>>
+  close(): Promise<void>
+}
+
+/** ONNX Runtime in a thread of its own. */
+export interface Runtime extends AsyncDisposable {
+  readonly device: Device
+  readonly threads: number
+  /** Opens a session. `weights` must hold every weight that the model names; shared memory is not copied on the way. */
+  open(model: EncodedModel, weights?: ReadonlyMap<string, HostTensor>): Promise<Session>
+  allocate(dtype: DType, dims: readonly number[]): Promise<Resident>
+  resize(resident: Resident, axis: number, length: number): Promise<void>
+  read(resident: Resident): Promise<HostTensor>
+  release(resident: Resident): Promise<void>
+  close(): Promise<void>
+}
+
+interface Pending {
+  readonly resolve: (value: never) => void
+  readonly reject: (error: Error) => void
+}
+
+/** Starts the runtime's thread. */
+export async function openRuntime(options: RuntimeOptions = {}): Promise<Runtime> {
+  const device = options.device ?? 'cpu'
+  const threads = options.threads ?? availableParallelism()
+  const busy = new Int32Array(new SharedArrayBuffer(4))
+  const worker = new Worker(new URL('./worker.mjs', import.meta.url), { workerData: { busy: busy.buffer } })
+  const pending = new Map<number, Pending>()
+  let nextId = 1
+  let ended: Error | undefined
+
+  const end = (error: Error) => {
+    ended ??= error
+    for (const { reject } of pending.values()) reject(ended)
+    pending.clear()
+  }
+  worker.on('message', ({ id, result, error }: { id: number; result: never; error?: string }) => {
+    const call = pending.get(id)
+    pending.delete(id)
+    if (pending.size === 0) worker.unref()
+    if (error === undefined) call?.resolve(result)
+    else call?.reject(new ClaraError(`ONNX Runtime failed: ${error}`))
+  })
+  worker.on('error', (cause) => end(new ClaraError('The runtime thread failed.', { received: cause.message, cause })))
+  worker.on('exit', () => end(new ClaraError('The runtime is closed.', { hint: 'Open a new one.' })))
+  worker.unref()
+  // ending the process while a run is in flight would abort it: wait for the run first
+  const waitUntilIdle = () => {
+    while (Atomics.load(busy, 0) === 1) if (Atomics.wait(busy, 0, 1, 60_000) === 'timed-out') return
+  }
+  process.on('exit', waitUntilIdle)
+
+  const call = <Result>(action: string, message: Record<string, unknown> = {}): Promise<Result> =>
+    new Promise((resolve, reject) => {
+      if (ended) return reject(ended)
+      const id = nextId++
+      pending.set(id, { resolve: resolve as (value: never) => void, reject })
+      worker.ref()
+      worker.postMessage({ id, action, message })
+    })
+
+  const runtime: Runtime = {
+    device,
+    threads,
+    async open(model, weights = new Map()) {
+      const externalData = model.weights.map(({ name, dtype, dims }) => ({
+        path: name,
+        data: bytesOf(requireWeight(model, name, dtype, dims, weights)),
+      }))
+      const session = nextId++
+      const sessionOptions = {
+        executionProviders: [device],
+        intraOpNumThreads: threads,
+        executionMode: 'sequential',
+        enableMemPattern: false,
+        enableCpuMemArena: true,
+        logSeverityLevel: 3,
+      }
+      await call('open', { session, bytes: model.bytes, weights: externalData, options: sessionOptions })
+      return createSession(model, session, call)
+    },
+    async allocate(dtype, dims) {
+      const resident = nextId++
+      await call('allocate', { resident, value: { dtype, dims, data: new arrays[dtype](elementCount(dims)) } })
+      return { resident }
+    },
+    resize: ({ resident }, axis, length) => call('resize', { resident, axis, length }),
+    read: ({ resident }) => call('read', { resident }),
+    release: ({ resident }) => call('release', { resident }),
+    async close() {
+      process.off('exit', waitUntilIdle)
+      while (pending.size > 0) await new Promise((resolve) => setTimeout(resolve, 1))
+      waitUntilIdle()
+      await worker.terminate()
+    },
+    [Symbol.asyncDispose]: () => runtime.close(),
+  }
+
+  try {
+    const available = await call<string[]>('backends')
+    if (!available.includes(device)) {
+      throw new ClaraError(`Device '${device}' is not available in the installed ONNX Runtime.`, {
+        expected: `one of ${available.join(', ')}`,
+        hint: "Use device 'cpu', or install an ONNX Runtime package that has this provider.",
+      })
+    }
+  } catch (error) {
+    await runtime.close()
+    throw error
+  }
+  return runtime
+}
+
+const arrays = {
+  float32: Float32Array,
+  float16: Uint16Array,
+  int64: BigInt64Array,
+  int32: Int32Array,
+  int8: Int8Array,
+  uint8: Uint8Array,
+  bool: Uint8Array,
+} as const
+
+type Call = <Result>(action: string, message: Record<string, unknown>) => Promise<Result>
+
+function createSession(model: EncodedModel, session: number, call: Call): Session {
+  const outputs = model.outputs.map(({ name }) => name)
+  const self: Session = {
+    model,
+    async run(feeds, { fetch, store = {} } = {}) {
+      const given: Record<string, HostTensor | Resident> = {}
+      for (const { name, dtype, shape } of model.inputs) {
+        const value = feeds[name]
+        if (value === undefined) {
+          throw new ClaraError(`Graph '${model.name}' was run without its input '${name}'.`, {
+            expected: `${dtype}${showShape(shape)}`,
+          })
+        }
+        if (!('resident' in value)) checkFeed(model, name, dtype, shape, value)
+        given[name] = value
+      }
+      const wanted = fetch ?? outputs.filter((name) => !(name in store))
+      const stores = Object.fromEntries(Object.entries(store).map(([name, place]) => [`out:${name}`, place]))
+      const fetches = [...new Set([...wanted, ...Object.keys(store)])].map((name) => `out:${name}`)
+      const results = await call<Record<string, HostTensor>>('run', { session, feeds: given, fetches, stores })
+      return Object.fromEntries(Object.entries(results).map(([name, value]) => [name.slice('out:'.length), value]))
+    },
+    close: () => call('close', { session }),
+    [Symbol.asyncDispose]: () => self.close(),
+  }
+  return self
+}
+
+function checkFeed(
+  model: EncodedModel,
+  name: string,
+  dtype: DType,
+  shape: readonly (number | string)[],
+  value: HostTensor,
+): void {
+  const fits =
+    value.dtype === dtype &&
+    value.dims.length === shape.length &&
+    shape.every((dim, axis) => typeof dim === 'string' || dim === value.dims[axis])
+  if (!fits) {
+    throw new ClaraError(`Input '${name}' of graph '${model.name}' does not fit.`, {
+      expected: `${dtype}${showShape(shape)}`,
+      received: `${value.dtype}${showShape(value.dims)}`,
+    })
+  }
+  if (value.data.length !== elementCount(value.dims)) {
+    throw new ClaraError(`Input '${name}' of graph '${model.name}' has ${value.data.length} values.`, {
+      expected: `${elementCount(value.dims)} for ${showShape(value.dims)}`,
+    })
+  }
+}
+
+function requireWeight(
+  model: EncodedModel,
+  name: string,
+  dtype: DType,
+  dims: readonly number[],
+  weights: ReadonlyMap<string, HostTensor>,
+): HostTensor {
+  const weight = weights.get(name)
+  if (!weight) throw new ClaraError(`Graph '${model.name}' needs the weight '${name}', which was not given.`)
+  if (weight.dtype !== dtype || weight.dims.join() !== dims.join()) {
+    throw new ClaraError(`Weight '${name}' does not fit graph '${model.name}'.`, {
+      expected: `${dtype}${showShape(dims)}`,
+      received: `${weight.dtype}${showShape(weight.dims)}`,
+    })
+  }
+  return weight
+}
+
+const bytesOf = ({ data }: HostTensor) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+
+/** A copy of a tensor in shared memory, which threads and sessions use without copying it again. */
+export function toShared(value: HostTensor): HostTensor {
+  if (value.data.buffer instanceof SharedArrayBuffer) return value
+  const shared = new Uint8Array(new SharedArrayBuffer(value.data.byteLength))
+  shared.set(bytesOf(value))
+  const array = arrays[value.dtype] as new (buffer: SharedArrayBuffer) => HostTensor['data']
+  return { dtype: value.dtype, dims: value.dims, data: new array(shared.buffer) }
+}

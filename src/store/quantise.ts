@@ -1,0 +1,59 @@
+import { ClaraError } from '../errors.ts'
+import type { Float32Memory, Int8Memory, StoredMemory } from './store.ts'
+
+/*
+ * int8 with one scale per token: scale = max |x| / 127 over the token, q = round(x / scale). A quarter of the bytes of
+ * float32, and no number is off by more than half a scale, that is max |x| / 254 of its own token.
+ */
+
+const largestCode = 127
+/** Just below the largest float32: with a scale from more than this, 127 · scale could round to infinity. */
+const largestMagnitude = 3.4028e38
+
+/**
+ * Memory tokens as int8, symmetric, one scale per token.
+ *
+ * @param memory Finite numbers, row-major [n, width].
+ * @throws ClaraError if the length is not n * width or a number is not finite.
+ */
+export function quantiseMemory(memory: Float32Memory): Int8Memory {
+  const { n, width, tokens } = memory
+  if (tokens.length !== n * width) {
+    throw new ClaraError('The memory to quantise has the wrong length.', {
+      expected: `${n * width} numbers (${n} tokens of ${width})`,
+      received: String(tokens.length),
+    })
+  }
+  const codes = new Int8Array(tokens.length)
+  const scales = new Float32Array(n)
+  for (let token = 0; token < n; token++) {
+    const values = tokens.subarray(token * width, (token + 1) * width)
+    let largest = 0
+    for (const value of values) {
+      if (!Number.isFinite(value)) {
+        throw new ClaraError(`Memory token ${token} holds a number that is not finite.`, { received: String(value) })
+      }
+      largest = Math.max(largest, Math.abs(value))
+    }
+    // The stored (rounded) scale is the one to divide by, so that the error bound holds for what is read back.
+    scales[token] = Math.min(largest, largestMagnitude) / largestCode
+    const scale = scales[token] ?? 0
+    if (scale === 0) continue
+    for (const [index, value] of values.entries()) {
+      const code = Math.round(value / scale)
+      codes[token * width + index] = Math.max(-largestCode, Math.min(largestCode, code))
+    }
+  }
+  return { dtype: 'int8', tokens: codes, scales, n, width }
+}
+
+/** The memory tokens as float32, row-major [n, width]; float32 memory comes back as it is, without a copy. */
+export function dequantiseMemory(memory: StoredMemory): Float32Memory {
+  if (memory.dtype === 'float32') return memory
+  const { n, width, tokens, scales } = memory
+  const values = new Float32Array(tokens.length)
+  for (const [index, code] of tokens.entries()) {
+    values[index] = code * (scales[Math.floor(index / width)] ?? 0)
+  }
+  return { dtype: 'float32', tokens: values, n, width }
+}

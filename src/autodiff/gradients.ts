@@ -1,11 +1,11 @@
 import { ClaraError } from '../errors.ts'
 import type { Graph, GraphNode, Tensor } from '../graph/graph.ts'
-import { sameShape, showShape } from '../graph/shape.ts'
+import { broadcastShapes, type Shape, sameShape, showShape } from '../graph/shape.ts'
 import { add, scalar } from '../ops/elementwise.ts'
 import { reshape } from '../ops/layout.ts'
 import { gemmPlus } from '../ops/matmul.ts'
+import { at, operatorOf } from '../ops/operator.ts'
 import { reduceSum } from '../ops/reduce.ts'
-import { operatorOf } from '../ops/table.ts'
 
 /**
  * Reverse-mode automatic differentiation: appends to the graph the nodes that compute the gradient of a scalar loss by
@@ -33,7 +33,14 @@ export function gradients(
     }
     flowing.set(loss, scalar(loss, 1))
   }
-  for (const [tensor, gradient] of seeds) accumulate(flowing, tensor, gradient)
+  for (const [tensor, gradient] of seeds) {
+    if (!sameShape(tensor.shape, gradient.shape)) {
+      throw new ClaraError(`The seed for '${tensor.name}' has shape ${showShape(gradient.shape)}.`, {
+        expected: `the tensor's own shape ${showShape(tensor.shape)}`,
+      })
+    }
+    accumulate(flowing, tensor, gradient, false)
+  }
 
   // the reverse of building order is a reverse topological order; nodes appended by the walk itself are not visited
   for (const node of [...graph.nodes].reverse()) backward(node, flowing, needed)
@@ -56,6 +63,8 @@ function backward(node: GraphNode, flowing: Map<Tensor, Tensor>, needed: Readonl
   const { gradient } = operatorOf(node)
   if ('notDifferentiable' in gradient) return
   const inputs = node.inputs.filter((tensor): tensor is Tensor => tensor !== undefined)
+  const { nodes } = at(node.outputs, 0).graph
+  const before = nodes.length
   const contributions = gradient({
     inputs,
     outputs: node.outputs,
@@ -65,13 +74,28 @@ function backward(node: GraphNode, flowing: Map<Tensor, Tensor>, needed: Readonl
   })
   inputs.forEach((input, index) => {
     const contribution = contributions[index]
-    if (contribution && needed.has(input)) accumulate(flowing, input, sumToShape(contribution, input))
+    if (!contribution || !needed.has(input)) return
+    if (!canSumTo(contribution.shape, input.shape)) {
+      throw new ClaraError(`The gradient rule of ${node.operator} returned shape ${showShape(contribution.shape)}.`, {
+        expected: `for operand ${index}, '${input.name}', its shape ${showShape(input.shape)} or one broadcast from it`,
+      })
+    }
+    const own = nodes.indexOf(contribution.producer as GraphNode, before) >= 0
+    accumulate(flowing, input, sumToShape(contribution, input), own)
   })
 }
 
-function accumulate(flowing: Map<Tensor, Tensor>, tensor: Tensor, contribution: Tensor): void {
+/** @param own Whether nothing else uses the contribution: a product that is used again would be computed twice if folded. */
+function accumulate(flowing: Map<Tensor, Tensor>, tensor: Tensor, contribution: Tensor, own: boolean): void {
   const total = flowing.get(tensor)
-  flowing.set(tensor, total ? (gemmPlus(total, contribution) ?? add(total, contribution)) : contribution)
+  const folded = total && own ? gemmPlus(total, contribution) : undefined
+  flowing.set(tensor, folded ?? (total ? add(total, contribution) : contribution))
+}
+
+/** Whether an operand of one shape broadcasts to the other. */
+function canSumTo(gradient: Shape, operand: Shape): boolean {
+  const broadcast = broadcastShapes(gradient, operand)
+  return broadcast !== undefined && sameShape(broadcast, gradient)
 }
 
 /** Undoes broadcasting: sums a gradient over the axes along which its operand was repeated. */

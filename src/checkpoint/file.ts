@@ -1,5 +1,5 @@
 import type { FileHandle } from 'node:fs/promises'
-import { open } from 'node:fs/promises'
+import { open, stat } from 'node:fs/promises'
 import { ClaraError } from '../errors.ts'
 
 /** Bytes asked of the operating system at a time; a tensor of several gigabytes never lies in memory twice. */
@@ -25,24 +25,17 @@ export interface PositionedFile {
  * @throws ClaraError when the file is missing, unreadable or not a regular file.
  */
 export async function openPositioned(path: string): Promise<PositionedFile> {
-  let handle: FileHandle
   try {
-    handle = await open(path, 'r')
-  } catch (cause) {
-    throw cannotOpen(path, cause)
-  }
-  try {
-    const facts = await handle.stat()
+    // Asked before opening: opening a pipe would wait for its writer.
+    const facts = await stat(path)
     if (!facts.isFile()) {
-      throw new ClaraError(`"${path}" is not a file.`, {
-        expected: 'a regular file',
-        received: facts.isDirectory() ? 'a folder' : 'something else',
-      })
+      const received = facts.isDirectory() ? 'a folder' : 'something else'
+      throw new ClaraError(`"${path}" is not a file.`, { expected: 'a regular file', received })
     }
+    const handle = await open(path, 'r')
     return positioned(path, facts.size, handle)
   } catch (error) {
-    await handle.close()
-    throw error
+    throw error instanceof ClaraError ? error : cannotOpen(path, error)
   }
 }
 
@@ -54,6 +47,8 @@ function cannotOpen(path: string, cause: unknown): ClaraError {
 
 function positioned(path: string, size: number, handle: FileHandle): PositionedFile {
   async function readInto(target: Uint8Array, position: number): Promise<void> {
+    if (handle.fd < 0)
+      throw new ClaraError(`"${path}" was closed before it was read.`, { hint: 'Close a model after its last use.' })
     checkInside(path, size, position, target.byteLength)
     let done = 0
     while (done < target.byteLength) {

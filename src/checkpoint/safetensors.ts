@@ -10,7 +10,6 @@ import type { SafetensorsTensor } from './safetensors-header.ts'
 import { readSafetensorsHeader } from './safetensors-header.ts'
 
 export type { SafetensorsTensor } from './safetensors-header.ts'
-export type { SafetensorsWriteOptions } from './safetensors-write.ts'
 export { writeSafetensors } from './safetensors-write.ts'
 
 export interface SafetensorsReadOptions {
@@ -160,7 +159,7 @@ function safetensorsFile(
     path,
     metadata,
     tensors,
-    read(name, options = {}) {
+    async read(name, options = {}) {
       const { tensor, file } = find(name)
       return readTensor(file, name, tensor, options.keepFloat16 ?? false)
     },

@@ -4,4 +4,6 @@ import type { VerbTable } from './verb.ts'
  * The verbs of `clara`, one line each. A verb's module is loaded when the verb is called:
  * `name: { summary: '…', load: () => import('./name.ts') }`.
  */
-export const verbs: VerbTable = {}
+export const verbs: VerbTable = {
+  train: { summary: 'Train adapters from a configuration file', load: () => import('./train.ts') },
+}

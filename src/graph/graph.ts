@@ -1,6 +1,6 @@
 import { ClaraError } from '../errors.ts'
 import { type DType, elementCount, type HostTensor } from './dtype.ts'
-import { type Shape, showShape } from './shape.ts'
+import { canonicalDim, type Shape, showShape } from './shape.ts'
 
 /**
  * A graph is a list of nodes over symbolic tensors: nothing is computed while it is built.
@@ -66,7 +66,8 @@ function claimName(graph: Graph, wanted: string): string {
 }
 
 /** A value fed at every run. Its symbolic dimensions become known to the graph. */
-export function addInput(graph: Graph, name: string, dtype: DType, shape: Shape): Tensor {
+export function addInput(graph: Graph, name: string, dtype: DType, dims: Shape): Tensor {
+  const shape = dims.map(canonicalDim)
   const tensor: Tensor = { graph, name: claimName(graph, name), dtype, shape, producer: undefined }
   graph.inputs.push(tensor)
   shape.forEach((dim, axis) => {

@@ -1,6 +1,6 @@
 import { create, toBinary } from '@bufbuild/protobuf'
 import { ClaraError } from '../errors.ts'
-import { type DType, elementCount, type HostTensor } from './dtype.ts'
+import { bytesPerElement, type DType, elementCount, type HostTensor } from './dtype.ts'
 import type { Attribute, Graph, GraphNode, Tensor } from './graph.ts'
 import {
   type AttributeProto,
@@ -87,7 +87,8 @@ export function reachableNodes(graph: Graph): GraphNode[] {
 
 /** Encodes a graph as an ONNX model. Nodes, constants and weights that no output depends on are left out. */
 export function encodeModel(graph: Graph, emitNode: EmitNode): EncodedModel {
-  if (graph.outputs.size === 0) throw new ClaraError(`Graph '${graph.name}' has no output.`, { hint: 'Call addOutput.' })
+  if (graph.outputs.size === 0)
+    throw new ClaraError(`Graph '${graph.name}' has no output.`, { hint: 'Call addOutput.' })
   const nodes: OnnxNode[] = []
   const extraConstants: TensorProto[] = []
   const used = new Set<string>([...graph.outputs.values()].map((tensor) => tensor.name))
@@ -172,7 +173,9 @@ function emitContext(graph: Graph, nodes: OnnxNode[], constants: TensorProto[], 
     const terms = dim.split('+').map((term) =>
       term
         .split('*')
-        .map((factor) => (/^\d+$/.test(factor) ? ints([Number(factor)]) : symbolicSize(requireSymbol(graph, factor, dim))))
+        .map((factor) =>
+          /^-?\d+$/.test(factor) ? ints([Number(factor)]) : symbolicSize(requireSymbol(graph, factor, dim)),
+        )
         .reduce((a, b) => once(`product:${a}:${b}`, 'Mul', [a, b])),
     )
     return terms.reduce((a, b) => once(`sum:${a}:${b}`, 'Add', [a, b]))
@@ -244,9 +247,7 @@ function valueInfo(name: string, dtype: DType, shape: Shape): ValueInfoProto {
             dim: shape.map((dim) =>
               create(TensorShapeProto_DimensionSchema, {
                 value:
-                  typeof dim === 'number'
-                    ? { case: 'dimValue', value: BigInt(dim) }
-                    : { case: 'dimParam', value: dim },
+                  typeof dim === 'number' ? { case: 'dimValue', value: BigInt(dim) } : { case: 'dimParam', value: dim },
               }),
             ),
           }),
@@ -272,7 +273,7 @@ function externalTensor(tensor: Tensor): TensorProto {
     }
     return dim
   })
-  const bytes = elementCount(dims) * { float32: 4, float16: 2, int64: 8, int32: 4, int8: 1, uint8: 1, bool: 1 }[tensor.dtype]
+  const bytes = elementCount(dims) * bytesPerElement[tensor.dtype]
   const entry = (key: string, value: string) => create(StringStringEntryProtoSchema, { key, value })
   return create(TensorProtoSchema, {
     name: tensor.name,

@@ -1,8 +1,8 @@
 /**
  * Dimensions that may be unknown until a graph runs.
  *
- * A dimension is a number, or a polynomial in named symbols written canonically: `batch`, `batch*length`, `2*batch`, `length+past`.
- * Two dimensions are equal exactly when their canonical texts are equal.
+ * A dimension is a number, or a polynomial in named symbols written canonically: `batch`, `batch*length`, `2*batch`, `past+length`,
+ * `length+-1`. Two dimensions are equal exactly when their canonical texts are equal.
  */
 export type Dim = number | string
 
@@ -37,11 +37,28 @@ function print(polynomial: Polynomial): Dim {
     .join('+')
 }
 
+/** The one text that stands for a dimension: terms in order, symbols sorted, equal terms joined. */
+export function canonicalDim(dim: Dim): Dim {
+  return print(parse(dim))
+}
+
 export function addDims(a: Dim, b: Dim): Dim {
   if (typeof a === 'number' && typeof b === 'number') return a + b
   const sum = new Map(parse(a))
   for (const [symbols, coefficient] of parse(b)) sum.set(symbols, (sum.get(symbols) ?? 0) + coefficient)
   return print(sum)
+}
+
+/**
+ * `a - b`, the length between two positions; undefined when its sign hangs on the symbols (`batch - length`).
+ * A negative constant may remain: `length - 1` is the length of what lies behind the first position.
+ */
+export function subtractDims(a: Dim, b: Dim): Dim | undefined {
+  if (typeof a === 'number' && typeof b === 'number') return a - b
+  const difference = new Map(parse(a))
+  for (const [symbols, coefficient] of parse(b)) difference.set(symbols, (difference.get(symbols) ?? 0) - coefficient)
+  const unclear = [...difference].some(([symbols, coefficient]) => symbols !== '' && coefficient < 0)
+  return unclear ? undefined : print(difference)
 }
 
 export function multiplyDims(a: Dim, b: Dim): Dim {
@@ -66,20 +83,23 @@ export function sizeOf(shape: Shape): Dim {
   return shape.reduce<Dim>(multiplyDims, 1)
 }
 
-/** `a / b` when it divides exactly and both are single terms; undefined otherwise. */
+/** `a / b` when b is a single term that divides every term of a, or equals a; undefined otherwise. */
 export function divideDims(a: Dim, b: Dim): Dim | undefined {
-  const [above, ...moreAbove] = [...parse(a)]
   const [below, ...moreBelow] = [...parse(b)]
-  if (!above || !below || moreAbove.length > 0 || moreBelow.length > 0) return a === b ? 1 : undefined
-  const rest = above[0] === '' ? [] : above[0].split('*')
-  for (const symbol of below[0] === '' ? [] : below[0].split('*')) {
-    const at = rest.indexOf(symbol)
-    if (at < 0) return undefined
-    rest.splice(at, 1)
+  if (!below) return undefined
+  if (moreBelow.length > 0) return canonicalDim(a) === canonicalDim(b) ? 1 : undefined
+  const quotient = new Map<string, number>()
+  for (const [symbols, coefficient] of parse(a)) {
+    const rest = symbols === '' ? [] : symbols.split('*')
+    for (const symbol of below[0] === '' ? [] : below[0].split('*')) {
+      const at = rest.indexOf(symbol)
+      if (at < 0) return undefined
+      rest.splice(at, 1)
+    }
+    if (coefficient % below[1] !== 0) return undefined
+    quotient.set(rest.join('*'), coefficient / below[1])
   }
-  const coefficient = above[1] / below[1]
-  if (!Number.isInteger(coefficient)) return undefined
-  return print(new Map([[rest.join('*'), coefficient]]))
+  return print(quotient)
 }
 
 export function sameShape(a: Shape, b: Shape): boolean {

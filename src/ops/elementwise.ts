@@ -1,16 +1,20 @@
 import type { DType } from '../graph/dtype.ts'
 import { addConstant, type Tensor } from '../graph/graph.ts'
 import { broadcastShapes } from '../graph/shape.ts'
-import { applyOne, at, type GradientRule, mismatch, type NotDifferentiable, type Operator, requireDType } from './operator.ts'
+import {
+  applyOne,
+  at,
+  type GradientRule,
+  mismatch,
+  type NotDifferentiable,
+  type Operator,
+  requireDType,
+} from './operator.ts'
 
 type None = Record<string, never>
 const none: None = {}
 
-function binary(
-  name: string,
-  gradient: GradientRule<None> | NotDifferentiable,
-  result?: DType,
-): Operator<None> {
+function binary(name: string, gradient: GradientRule<None> | NotDifferentiable, result?: DType): Operator<None> {
   return {
     name,
     infer(inputs) {
@@ -29,6 +33,18 @@ function unary(name: string, gradient: GradientRule<None> | NotDifferentiable): 
     name,
     infer: (inputs) => [{ dtype: at(inputs, 0).dtype, shape: at(inputs, 0).shape }],
     gradient,
+  }
+}
+
+/** A function of real numbers, which integers do not have. */
+function realFunction(name: string, gradient: GradientRule<None>): Operator<None> {
+  return {
+    ...unary(name, gradient),
+    infer(inputs) {
+      const { dtype, shape } = at(inputs, 0)
+      if (!dtype.startsWith('float')) throw mismatch(name, inputs, 'the element type must be a floating one')
+      return [{ dtype, shape }]
+    },
   }
 }
 
@@ -71,22 +87,26 @@ const negOperator = unary('Neg', ({ outputGradients }) => [negate(flowing(output
 export const negate = (x: Tensor): Tensor => applyOne(negOperator, [x], none)
 
 // d e^x = e^x dx
-const expOperator = unary('Exp', ({ outputs, outputGradients }) => [multiply(flowing(outputGradients), at(outputs, 0))])
+const expOperator = realFunction('Exp', ({ outputs, outputGradients }) => [
+  multiply(flowing(outputGradients), at(outputs, 0)),
+])
 export const exp = (x: Tensor): Tensor => applyOne(expOperator, [x], none)
 
 // d ln x = dx / x
-const logOperator = unary('Log', ({ inputs, outputGradients }) => [divide(flowing(outputGradients), at(inputs, 0))])
+const logOperator = realFunction('Log', ({ inputs, outputGradients }) => [
+  divide(flowing(outputGradients), at(inputs, 0)),
+])
 export const log = (x: Tensor): Tensor => applyOne(logOperator, [x], none)
 
 // d sqrt(x) = dx / (2 sqrt(x))
-const sqrtOperator = unary('Sqrt', ({ outputs, outputGradients }) => {
+const sqrtOperator = realFunction('Sqrt', ({ outputs, outputGradients }) => {
   const y = at(outputs, 0)
   return [divide(flowing(outputGradients), scale(y, 2))]
 })
 export const sqrt = (x: Tensor): Tensor => applyOne(sqrtOperator, [x], none)
 
 // d sigmoid(x) = s (1 - s) dx
-const sigmoidOperator = unary('Sigmoid', ({ outputs, outputGradients }) => {
+const sigmoidOperator = realFunction('Sigmoid', ({ outputs, outputGradients }) => {
   const s = at(outputs, 0)
   return [multiply(flowing(outputGradients), multiply(s, subtract(scalar(s, 1), s)))]
 })
@@ -113,7 +133,7 @@ export const equal = (a: Tensor, b: Tensor): Tensor => applyOne(equalOperator, [
  * Emitted as ONNX Runtime's QuickGelu with alpha 1, which is the same function in one pass.
  */
 const siluOperator: Operator<None> = {
-  ...unary('Silu', ({ inputs, outputGradients }) => {
+  ...realFunction('Silu', ({ inputs, outputGradients }) => {
     const [x, g] = [at(inputs, 0), flowing(outputGradients)]
     const s = sigmoid(x)
     const one = scalar(x, 1)
@@ -146,10 +166,15 @@ const whereOperator: Operator<None> = {
   gradient({ inputs, outputGradients, needed }) {
     const [condition, g] = [at(inputs, 0), flowing(outputGradients)]
     const zero = scalar(g, 0)
-    return [undefined, needed[1] ? where(condition, g, zero) : undefined, needed[2] ? where(condition, zero, g) : undefined]
+    return [
+      undefined,
+      needed[1] ? where(condition, g, zero) : undefined,
+      needed[2] ? where(condition, zero, g) : undefined,
+    ]
   },
 }
-export const where = (condition: Tensor, a: Tensor, b: Tensor): Tensor => applyOne(whereOperator, [condition, a, b], none)
+export const where = (condition: Tensor, a: Tensor, b: Tensor): Tensor =>
+  applyOne(whereOperator, [condition, a, b], none)
 
 const castTypes: Readonly<Record<DType, number>> = {
   float32: 1,
@@ -201,7 +226,6 @@ export function scalar(like: Tensor, value: number): Tensor {
 
 /** x times a number. */
 export const scale = (x: Tensor, factor: number): Tensor => (factor === 1 ? x : multiply(x, scalar(x, factor)))
-
 
 export const elementwiseOperators = {
   Add: addOperator,

@@ -1,8 +1,9 @@
 import type { Tensor } from '../graph/graph.ts'
-import { type Shape, sizeOf } from '../graph/shape.ts'
-import { exp, multiply, negate, scalar } from './elementwise.ts'
+import { type Shape, sameShape, sizeOf } from '../graph/shape.ts'
+import { add, exp, multiply, negate, scalar, subtract } from './elementwise.ts'
 import { expand, reshape } from './layout.ts'
-import { apply, applyOne, at, dimAt, mismatch, type Operator, requireDType } from './operator.ts'
+import { apply, applyOne, at, dimAt, mismatch, type Operator, requireAxis, requireDType } from './operator.ts'
+import { reduceSum } from './reduce.ts'
 
 const names = (tensors: readonly (Tensor | undefined)[]) => tensors.map((tensor) => tensor?.name ?? '')
 
@@ -34,10 +35,11 @@ export const gather = (table: Tensor, indices: Tensor): Tensor => applyOne(gathe
 /** Picks one element per position along an axis: result[i][j] = x[i][indices[i][j]] for the last axis. */
 const gatherElementsOperator: Operator<{ readonly axis: number }> = {
   name: 'GatherElements',
-  infer(inputs) {
+  infer(inputs, { axis }) {
     requireDType('GatherElements', inputs, [1], 'int64')
+    requireAxis('GatherElements', inputs, axis)
     const [x, indices] = [at(inputs, 0), at(inputs, 1)]
-    if (x.shape.length !== indices.shape.length) throw mismatch('GatherElements', inputs, 'the ranks differ')
+    requireAligned('GatherElements', inputs, x, indices, axis)
     return [{ dtype: x.dtype, shape: indices.shape }]
   },
   emit: (node, { axis }) => [
@@ -54,12 +56,14 @@ export const gatherElements = (x: Tensor, indices: Tensor, axis: number): Tensor
 /** base with updates added at places along an axis: d base = g, d updates = g at the places. */
 const scatterAddOperator: Operator<{ readonly axis: number }> = {
   name: 'ScatterAdd',
-  infer(inputs) {
+  infer(inputs, { axis }) {
     requireDType('ScatterAdd', inputs, [1], 'int64')
+    requireAxis('ScatterAdd', inputs, axis)
     const [base, places, updates] = [at(inputs, 0), at(inputs, 1), at(inputs, 2)]
-    if (places.shape.length !== base.shape.length || updates.shape.length !== base.shape.length) {
-      throw mismatch('ScatterAdd', inputs, 'the ranks differ')
-    }
+    requireAligned('ScatterAdd', inputs, base, places, axis)
+    if (!sameShape(places.shape, updates.shape))
+      throw mismatch('ScatterAdd', inputs, 'places and updates differ in shape')
+    if (base.dtype !== updates.dtype) throw mismatch('ScatterAdd', inputs, 'base and updates differ in element type')
     return [{ dtype: base.dtype, shape: base.shape }]
   },
   emit: (node, { axis }) => [
@@ -83,8 +87,11 @@ const topKOperator: Operator<{ readonly k: number }> = {
   name: 'TopK',
   infer(inputs, { k }) {
     const x = at(inputs, 0)
+    requireAxis('TopK', inputs, x.shape.length - 1)
     const length = dimAt(x, -1)
-    if (typeof length === 'number' && k > length) throw mismatch('TopK', inputs, `k = ${k} exceeds the ${length} candidates`)
+    if (!Number.isInteger(k) || k < 1) throw mismatch('TopK', inputs, `k = ${k} is not a positive integer`)
+    if (typeof length === 'number' && k > length)
+      throw mismatch('TopK', inputs, `k = ${k} exceeds the ${length} candidates`)
     const shape: Shape = [...x.shape.slice(0, -1), k]
     return [
       { dtype: x.dtype, shape },
@@ -110,6 +117,13 @@ export function topK(x: Tensor, k: number): { readonly values: Tensor; readonly 
   return { values: at(outputs, 0), indices: at(outputs, 1) }
 }
 
+/** Requires the shapes to agree in every axis but one. */
+function requireAligned(operator: string, inputs: readonly Tensor[], a: Tensor, b: Tensor, axis: number) {
+  const aligned =
+    a.shape.length === b.shape.length && a.shape.every((dim, other) => other === axis || dim === b.shape[other])
+  if (!aligned) throw mismatch(operator, inputs, `the shapes differ in more than axis ${axis}`)
+}
+
 /** 1 at the index, 0 elsewhere, along a new last axis. */
 const oneHotOperator: Operator<{ readonly depth: number }> = {
   name: 'OneHot',
@@ -130,11 +144,13 @@ export const oneHot = (indices: Tensor, depth: number): Tensor => applyOne(oneHo
 
 /**
  * Negative log-likelihood of a target per row of logits [rows, classes]:
- * nll = -log softmax(logits)[target]; d logits = g · softmax(logits), less g at the target.
+ * nll = -log softmax(logits)[target]; d logits = g · softmax(logits), less g at the target. The log-probabilities are a
+ * second result, whose gradient h adds h - softmax(logits) · Σ h.
  */
 const crossEntropyOperator: Operator<Record<string, never>> = {
   name: 'CrossEntropy',
   infer(inputs) {
+    requireDType('CrossEntropy', inputs, [0], 'float32')
     requireDType('CrossEntropy', inputs, [1], 'int64')
     const [logits, targets] = [at(inputs, 0), at(inputs, 1)]
     if (logits.shape.length !== 2 || targets.shape.length !== 1 || logits.shape[0] !== targets.shape[0]) {
@@ -158,16 +174,22 @@ const crossEntropyOperator: Operator<Record<string, never>> = {
     ]
   },
   gradient({ inputs, outputs, outputGradients }) {
-    const [targets, logProbabilities, g] = [at(inputs, 1), at(outputs, 1), outputGradients[0]]
-    if (!g) return [undefined]
-    const column = reshape(g, [dimAt(g, 0), 1])
-    const dense = multiply(exp(logProbabilities), column)
-    return [scatterAdd(dense, reshape(targets, [dimAt(g, 0), 1]), negate(column), 1), undefined]
+    const [targets, logProbabilities, [g, byLog]] = [at(inputs, 1), at(outputs, 1), outputGradients]
+    const probabilities = exp(logProbabilities)
+    const fromLog = byLog && subtract(byLog, multiply(probabilities, reduceSum(byLog, [1], true)))
+    if (!g) return [fromLog, undefined]
+    const rows = dimAt(g, 0)
+    const column = reshape(g, [rows, 1])
+    const fromNll = scatterAdd(multiply(probabilities, column), reshape(targets, [rows, 1]), negate(column), 1)
+    return [fromLog ? add(fromNll, fromLog) : fromNll, undefined]
   },
 }
 
-/** Cross-entropy per row and the log-probabilities it was read from (those carry no gradient of their own). */
-export function crossEntropy(logits: Tensor, targets: Tensor): { readonly nll: Tensor; readonly logProbabilities: Tensor } {
+/** Cross-entropy per row [rows] and the log-probabilities it was read from [rows, classes]. */
+export function crossEntropy(
+  logits: Tensor,
+  targets: Tensor,
+): { readonly nll: Tensor; readonly logProbabilities: Tensor } {
   const outputs = apply(crossEntropyOperator, [logits, targets], {})
   return { nll: at(outputs, 0), logProbabilities: at(outputs, 1) }
 }

@@ -1,7 +1,18 @@
-import { addConstant, addNode, type Graph, type Tensor } from '../graph/graph.ts'
-import { addDims, broadcastShapes, type Dim, divideDims, sameShape, type Shape, showShape, sizeOf } from '../graph/shape.ts'
+import { addConstant, type Graph, type Tensor } from '../graph/graph.ts'
+import {
+  addDims,
+  broadcastShapes,
+  canonicalDim,
+  type Dim,
+  divideDims,
+  type Shape,
+  sameShape,
+  showShape,
+  sizeOf,
+  subtractDims,
+} from '../graph/shape.ts'
 import { scalar } from './elementwise.ts'
-import { applyOne, at, dimAt, mismatch, type Operator } from './operator.ts'
+import { applyOne, applyTo, at, dimAt, mismatch, type Operator, requireAxis } from './operator.ts'
 
 const nameOf = (tensors: readonly (Tensor | undefined)[], index = 0) => at(tensors as readonly Tensor[], index).name
 
@@ -17,11 +28,13 @@ const reshapeOperator: Operator<{ readonly shape: Shape }> = {
   },
   emit(node, { shape }, context) {
     const unknown = shape.filter((dim) => typeof dim === 'string').length
-    const vector =
-      unknown <= 1 && !shape.includes(0)
-        ? context.ints(shape.map((dim) => (typeof dim === 'number' ? dim : -1)))
-        : context.shapeVector(shape)
-    return [{ type: 'Reshape', inputs: [nameOf(node.inputs), vector], outputs: [at(node.outputs, 0).name] }]
+    const [x, y] = [nameOf(node.inputs), at(node.outputs, 0).name]
+    if (unknown <= 1 && !shape.includes(0)) {
+      const inferring = context.ints(shape.map((dim) => (typeof dim === 'number' ? dim : -1)))
+      return [{ type: 'Reshape', inputs: [x, inferring], outputs: [y] }]
+    }
+    // without allowzero a dimension of 0 would mean "as in the operand"
+    return [{ type: 'Reshape', inputs: [x, context.shapeVector(shape)], outputs: [y], attributes: { allowzero: 1 } }]
   },
   gradient: ({ inputs, outputGradients }) => [
     reshape(at(outputGradients as readonly Tensor[], 0), at(inputs, 0).shape),
@@ -31,12 +44,12 @@ const reshapeOperator: Operator<{ readonly shape: Shape }> = {
 /** Reshapes; one dimension may be -1 and is inferred. */
 export function reshape(x: Tensor, shape: readonly Dim[]): Tensor {
   const inferred = shape.indexOf(-1)
-  let target: Shape = shape
+  let target: Shape = shape.map(canonicalDim)
   if (inferred >= 0) {
     const known = sizeOf(shape.filter((_, axis) => axis !== inferred))
     const rest = divideDims(sizeOf(x.shape), known)
     if (rest === undefined) throw mismatch('Reshape', [x], `${sizeOf(x.shape)} is not a multiple of ${known}`)
-    target = shape.map((dim, axis) => (axis === inferred ? rest : dim))
+    target = target.map((dim, axis) => (axis === inferred ? rest : dim))
   }
   return sameShape(x.shape, target) ? x : applyOne(reshapeOperator, [x], { shape: target })
 }
@@ -51,7 +64,12 @@ const transposeOperator: Operator<{ readonly order: readonly number[] }> = {
     return [{ dtype: x.dtype, shape: order.map((axis) => at(x.shape, axis)) }]
   },
   emit: (node, { order }) => [
-    { type: 'Transpose', inputs: [nameOf(node.inputs)], outputs: [at(node.outputs, 0).name], attributes: { perm: order } },
+    {
+      type: 'Transpose',
+      inputs: [nameOf(node.inputs)],
+      outputs: [at(node.outputs, 0).name],
+      attributes: { perm: order },
+    },
   ],
   gradient({ attributes, outputGradients }) {
     const back = attributes.order.map((_, axis) => attributes.order.indexOf(axis))
@@ -66,7 +84,8 @@ const expandOperator: Operator<{ readonly shape: Shape }> = {
   infer(inputs, { shape }) {
     const x = at(inputs, 0)
     const result = broadcastShapes(x.shape, shape)
-    if (!result || !sameShape(result, shape)) throw mismatch('Expand', inputs, `it does not expand to ${showShape(shape)}`)
+    if (!result || !sameShape(result, shape))
+      throw mismatch('Expand', inputs, `it does not expand to ${showShape(shape)}`)
     return [{ dtype: x.dtype, shape }]
   },
   emit: (node, { shape }, context) => [
@@ -82,6 +101,7 @@ const concatOperator: Operator<{ readonly axis: number }> = {
   name: 'Concat',
   infer(inputs, { axis }) {
     const first = at(inputs, 0)
+    requireAxis('Concat', inputs, axis)
     const fits = inputs.every(
       ({ shape, dtype }) =>
         dtype === first.dtype &&
@@ -122,9 +142,14 @@ const sliceOperator: Operator<{ readonly axis: number; readonly start: Dim; read
   name: 'Slice',
   infer(inputs, { axis, start, end }) {
     const x = at(inputs, 0)
-    const length = subtractDims(end, start)
+    requireAxis('Slice', inputs, axis)
+    const [length, behind] = [subtractDims(end, start), subtractDims(at(x.shape, axis), end)]
     if (length === undefined) throw mismatch('Slice', inputs, `cannot tell the length of ${start} to ${end}`)
     if (typeof length === 'number' && length < 0) throw mismatch('Slice', inputs, `${start} lies behind ${end}`)
+    if (typeof start === 'number' && start < 0) throw mismatch('Slice', inputs, `the start ${start} is negative`)
+    if (typeof behind === 'number' && behind < 0) {
+      throw mismatch('Slice', inputs, `${end} lies behind the end of axis ${axis}`)
+    }
     return [{ dtype: x.dtype, shape: x.shape.map((dim, other) => (other === axis ? length : dim)) }]
   },
   emit: (node, { axis, start, end }, context) => [
@@ -137,31 +162,25 @@ const sliceOperator: Operator<{ readonly axis: number; readonly start: Dim; read
   gradient({ inputs, attributes, outputGradients }) {
     const [x, g] = [at(inputs, 0), at(outputGradients as readonly Tensor[], 0)]
     const { axis, start, end } = attributes
-    const zeros = (length: Dim) => expand(scalar(x, 0), x.shape.map((dim, other) => (other === axis ? length : dim)))
+    const zeros = (length: Dim) =>
+      expand(
+        scalar(x, 0),
+        x.shape.map((dim, other) => (other === axis ? length : dim)),
+      )
     const after = subtractDims(at(x.shape, axis), end)
     if (after === undefined) throw mismatch('Slice', inputs, 'the length behind the slice is unknown')
     const parts = [start === 0 ? undefined : zeros(start), g, after === 0 ? undefined : zeros(after)]
-    return [concat(parts.filter((part): part is Tensor => part !== undefined), axis)]
+    return [
+      concat(
+        parts.filter((part): part is Tensor => part !== undefined),
+        axis,
+      ),
+    ]
   },
 }
 export function slice(x: Tensor, axis: number, start: Dim, end: Dim): Tensor {
   const front = axis < 0 ? x.shape.length + axis : axis
   return start === 0 && end === dimAt(x, front) ? x : applyOne(sliceOperator, [x], { axis: front, start, end })
-}
-
-/** a - b where the difference is a plain dimension. */
-function subtractDims(a: Dim, b: Dim): Dim | undefined {
-  if (b === 0) return a
-  if (typeof a === 'number' && typeof b === 'number') return a - b
-  // a is a sum that contains b's terms: drop them one by one
-  const terms = String(a).split('+')
-  for (const term of String(b).split('+')) {
-    const found = terms.indexOf(term)
-    if (found < 0) return undefined
-    terms.splice(found, 1)
-  }
-  const rest = terms.map((term): Dim => (/^\d+$/.test(term) ? Number(term) : term))
-  return rest.reduce<Dim>(addDims, 0)
 }
 
 /** A size that is only known at run time, as a float32 scalar. */
@@ -181,7 +200,7 @@ export function sizeScalar(graph: Graph, dim: Dim): Tensor {
   if (typeof dim === 'number') {
     return addConstant(graph, { dtype: 'float32', dims: [], data: Float32Array.of(dim) })
   }
-  return at(addNode(graph, 'Size', [], { dim }, [{ dtype: 'float32', shape: [] }]), 0)
+  return at(applyTo(graph, sizeOperator, [], { dim }), 0)
 }
 
 export const layoutOperators = {

@@ -1,6 +1,6 @@
 import type { GraphNode, Tensor } from '../graph/graph.ts'
 import { MICROSOFT } from '../graph/onnx.ts'
-import { broadcastShapes, type Dim, multiplyDims, type Shape, sizeOf } from '../graph/shape.ts'
+import { broadcastShapes, type Dim, multiplyDims, type Shape, sameShape, showShape, sizeOf } from '../graph/shape.ts'
 import { applyOne, at, dimAt, mismatch, type Operator, requireDType } from './operator.ts'
 
 export interface MatMulAttributes {
@@ -31,7 +31,8 @@ const matMulOperator: Operator<MatMulAttributes> = {
   infer(inputs, attributes) {
     requireDType('MatMul', inputs, [0, 1], 'float32')
     const [a, b] = [at(inputs, 0), at(inputs, 1)]
-    if (a.shape.length < 2 || b.shape.length < 2) throw mismatch('MatMul', inputs, 'both operands need two axes or more')
+    if (a.shape.length < 2 || b.shape.length < 2)
+      throw mismatch('MatMul', inputs, 'both operands need two axes or more')
     const { rows, innerA, innerB, columns } = productDims(a, b, attributes)
     if (innerA !== innerB) throw mismatch('MatMul', inputs, `the inner dimensions ${innerA} and ${innerB} differ`)
     const leading = broadcastShapes(a.shape.slice(0, -2), b.shape.slice(0, -2))
@@ -76,12 +77,15 @@ export function matmul(a: Tensor, b: Tensor, options: Partial<MatMulAttributes> 
 const gemmOperator: Operator<MatMulAttributes> = {
   name: 'Gemm',
   infer(inputs, attributes) {
+    requireDType('Gemm', inputs, [...inputs.keys()], 'float32')
     const [a, b, c] = [at(inputs, 0), at(inputs, 1), inputs[2]]
     if (a.shape.length !== 2 || b.shape.length !== 2) throw mismatch('Gemm', inputs, 'both factors must be matrices')
     const { rows, innerA, innerB, columns } = productDims(a, b, attributes)
     if (innerA !== innerB) throw mismatch('Gemm', inputs, `the inner dimensions ${innerA} and ${innerB} differ`)
     const shape: Shape = [rows, columns]
-    if (c && !broadcastShapes(c.shape, shape)) throw mismatch('Gemm', inputs, 'the addend does not broadcast')
+    const filled = c && broadcastShapes(c.shape, shape)
+    if (c && !(filled && sameShape(filled, shape)))
+      throw mismatch('Gemm', inputs, `the addend does not broadcast to ${showShape(shape)}`)
     return [{ dtype: 'float32', shape }]
   },
   emit: (node, { transposeA, transposeB, alpha }) => [
@@ -135,6 +139,5 @@ export function productFlops(node: GraphNode): Dim {
 /** A linear layer on rows: x Wᵀ with W as checkpoints store it, [out, in]. */
 export const linear = (x: Tensor, weight: Tensor, addend?: Tensor, alpha = 1): Tensor =>
   gemm(x, weight, addend, { transposeB: true, alpha })
-
 
 export const matmulOperators = { MatMul: matMulOperator, Gemm: gemmOperator }

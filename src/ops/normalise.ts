@@ -1,6 +1,7 @@
 import type { Tensor } from '../graph/graph.ts'
+import { divideDims, sameShape, showShape } from '../graph/shape.ts'
 import { add, divide, multiply, negate, scalar, sqrt, subtract } from './elementwise.ts'
-import { apply, applyOne, at, dimAt, mismatch, type Operator } from './operator.ts'
+import { apply, applyOne, at, dimAt, mismatch, type Operator, requireDType } from './operator.ts'
 import { reduceMean, reduceSum } from './reduce.ts'
 
 const names = (tensors: readonly (Tensor | undefined)[]) => tensors.map((tensor) => tensor?.name ?? '')
@@ -12,6 +13,7 @@ const names = (tensors: readonly (Tensor | undefined)[]) => tensors.map((tensor)
 const rmsNormOperator: Operator<{ readonly epsilon: number }> = {
   name: 'RmsNorm',
   infer(inputs) {
+    requireDType('RmsNorm', inputs, [0, 1], 'float32')
     const [x, weight] = [at(inputs, 0), at(inputs, 1)]
     if (weight.shape.length !== 1 || weight.shape[0] !== dimAt(x, -1)) {
       throw mismatch('RmsNorm', inputs, 'the weight must have the length of the last axis')
@@ -79,14 +81,24 @@ export function meanSquaredError(a: Tensor, b: Tensor): Tensor {
 /**
  * Rotary position embedding (Su et al. 2021) in the half-split convention of Hugging Face Llama models:
  * the first half of each head's rotary dimensions pairs with the second.
- * Its gradient is the rotation by the opposite angle: the same operator with -sin.
+ * Its gradient is the rotation by the opposite angle: the same operator with -sin. The tables are constants: they have none.
  */
 const rotaryOperator: Operator<{ readonly heads: number; readonly rotaryDim: number }> = {
   name: 'Rotary',
-  infer(inputs) {
-    const [x, positions] = [at(inputs, 0), at(inputs, 1)]
+  infer(inputs, { heads, rotaryDim }) {
+    requireDType('Rotary', inputs, [0, 2, 3], 'float32')
+    requireDType('Rotary', inputs, [1], 'int64')
+    const [x, positions, cos, sin] = [at(inputs, 0), at(inputs, 1), at(inputs, 2), at(inputs, 3)]
     if (x.shape.length !== 3) throw mismatch('Rotary', inputs, 'expected [batch, length, heads * head_dim]')
-    if (positions.shape.length !== 2) throw mismatch('Rotary', inputs, 'positions must be [batch, length]')
+    if (!sameShape(positions.shape, x.shape.slice(0, 2))) {
+      throw mismatch('Rotary', inputs, `the positions must be ${showShape(x.shape.slice(0, 2))}`)
+    }
+    const width = divideDims(dimAt(x, 2), heads)
+    if (width === undefined) throw mismatch('Rotary', inputs, `the last axis does not divide into ${heads} heads`)
+    const half = divideDims(rotaryDim === 0 ? width : rotaryDim, 2)
+    if (cos.shape.length !== 2 || !sameShape(cos.shape, sin.shape) || cos.shape[1] !== half) {
+      throw mismatch('Rotary', inputs, `the tables must be [positions, ${half ?? 'half of an even number'}]`)
+    }
     return [{ dtype: x.dtype, shape: x.shape }]
   },
   emit: (node, { heads, rotaryDim }) => [

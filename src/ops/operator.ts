@@ -1,6 +1,6 @@
 import { ClaraError } from '../errors.ts'
 import type { DType } from '../graph/dtype.ts'
-import { addNode, type GraphNode, type Tensor } from '../graph/graph.ts'
+import { addNode, type Graph, type GraphNode, type Tensor } from '../graph/graph.ts'
 import type { EmitContext, OnnxNode } from '../graph/onnx.ts'
 import { type Dim, type Shape, showShape } from '../graph/shape.ts'
 
@@ -51,8 +51,37 @@ export function apply<Attributes extends object>(
   const present = inputs.filter((tensor): tensor is Tensor => tensor !== undefined)
   const [first] = present
   if (!first) throw new ClaraError(`${operator.name} was applied to no operand.`)
-  const results = operator.infer(present, attributes)
-  return addNode(first.graph, operator.name, present, attributes as Readonly<Record<string, unknown>>, results)
+  return applyTo(first.graph, operator, present, attributes)
+}
+
+/** The same for an operator that may have no operand. */
+export function applyTo<Attributes extends object>(
+  graph: Graph,
+  operator: Operator<Attributes>,
+  inputs: readonly Tensor[],
+  attributes: Attributes,
+): readonly Tensor[] {
+  const results = operator.infer(inputs, attributes)
+  const outputs = addNode(graph, operator.name, inputs, attributes as Readonly<Record<string, unknown>>, results)
+  const node = outputs[0]?.producer
+  if (!node)
+    throw new ClaraError(`${operator.name} has no result.`, { hint: 'Its shape rule must return one or more.' })
+  rules.set(node, operator as unknown as Operator<object>)
+  return outputs
+}
+
+/** Which operator made a node: so an operator works wherever it is written, without being entered anywhere. */
+const rules = new WeakMap<GraphNode, Operator<object>>()
+
+/** The operator that a node applies. Its attributes are those the operator itself put on the node. */
+export function operatorOf(node: GraphNode): Operator<object> {
+  const operator = rules.get(node)
+  if (!operator) {
+    throw new ClaraError(`Node '${node.outputs[0]?.name}' of type '${node.operator}' was made by no operator.`, {
+      hint: 'Make nodes with apply() of ops/operator.ts.',
+    })
+  }
+  return operator
 }
 
 /** Applies an operator with a single result. */
@@ -79,6 +108,13 @@ export function dimAt(tensor: Tensor, axis: number): Dim {
 export function mismatch(operator: string, inputs: readonly Tensor[], problem: string): ClaraError {
   const operands = inputs.map((tensor) => `${tensor.name}: ${tensor.dtype}${showShape(tensor.shape)}`).join(', ')
   return new ClaraError(`${operator}(${operands}): ${problem}.`)
+}
+
+/** Requires an axis that the first operand has, counted from the front. */
+export function requireAxis(operator: string, inputs: readonly Tensor[], axis: number) {
+  if (!Number.isInteger(axis) || axis < 0 || axis >= at(inputs, 0).shape.length) {
+    throw mismatch(operator, inputs, `there is no axis ${axis}`)
+  }
 }
 
 /** Requires one element type of some operands. */

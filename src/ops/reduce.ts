@@ -2,7 +2,7 @@ import type { Tensor } from '../graph/graph.ts'
 import { type Dim, type Shape, sizeOf } from '../graph/shape.ts'
 import { cast, divide, equal, multiply, scale } from './elementwise.ts'
 import { expand, reshape, sizeScalar } from './layout.ts'
-import { applyOne, at, mismatch, type Operator } from './operator.ts'
+import { applyOne, at, type Operator, requireAxis } from './operator.ts'
 
 export interface ReduceAttributes {
   /** Axes to reduce, counted from the front. */
@@ -20,9 +20,7 @@ function reduction(name: string, gradient: Operator<ReduceAttributes>['gradient'
     name,
     infer(inputs, attributes) {
       const x = at(inputs, 0)
-      for (const axis of attributes.axes) {
-        if (axis < 0 || axis >= x.shape.length) throw mismatch(name, inputs, `there is no axis ${axis}`)
-      }
+      for (const axis of attributes.axes) requireAxis(name, inputs, axis)
       return [{ dtype: x.dtype, shape: reducedShape(x.shape, attributes) }]
     },
     emit: (node, { axes, keepAxes }, context) => [
@@ -70,19 +68,26 @@ const maxOperator = reduction('ReduceMax', ({ inputs, outputs, attributes, outpu
 
 /** Sum over axes (default: all), counted from the front; negative axes count from the back. */
 export function reduceSum(x: Tensor, axes?: readonly number[], keepAxes = false): Tensor {
-  return applyOne(sumOperator, [x], { axes: normalAxes(x, axes), keepAxes })
+  return reduce(sumOperator, x, axes, keepAxes)
 }
 
 export function reduceMean(x: Tensor, axes?: readonly number[], keepAxes = false): Tensor {
-  return applyOne(meanOperator, [x], { axes: normalAxes(x, axes), keepAxes })
+  return reduce(meanOperator, x, axes, keepAxes)
 }
 
 export function reduceMax(x: Tensor, axes?: readonly number[], keepAxes = false): Tensor {
-  return applyOne(maxOperator, [x], { axes: normalAxes(x, axes), keepAxes })
+  return reduce(maxOperator, x, axes, keepAxes)
 }
 
-function normalAxes(x: Tensor, axes: readonly number[] | undefined): readonly number[] {
-  return axes === undefined ? x.shape.map((_, axis) => axis) : axes.map((axis) => (axis < 0 ? x.shape.length + axis : axis))
+function reduce(
+  operator: Operator<ReduceAttributes>,
+  x: Tensor,
+  wanted: readonly number[] | undefined,
+  keepAxes: boolean,
+): Tensor {
+  const axes = wanted?.map((axis) => (axis < 0 ? x.shape.length + axis : axis)) ?? x.shape.map((_, axis) => axis)
+  // over no axis every reduction is the identity; ONNX would read an empty list as all axes
+  return axes.length === 0 ? x : applyOne(operator, [x], { axes, keepAxes })
 }
 
 export const reduceOperators = { ReduceSum: sumOperator, ReduceMean: meanOperator, ReduceMax: maxOperator }

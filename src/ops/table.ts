@@ -1,16 +1,15 @@
-import { ClaraError } from '../errors.ts'
+import type { Graph } from '../graph/graph.ts'
 import { type EncodedModel, encodeModel, reachableNodes } from '../graph/onnx.ts'
-import type { Graph, GraphNode } from '../graph/graph.ts'
 import { evaluateDim } from '../graph/shape.ts'
 import { elementwiseOperators } from './elementwise.ts'
 import { indexingOperators } from './indexing.ts'
 import { layoutOperators } from './layout.ts'
 import { matmulOperators, productFlops } from './matmul.ts'
 import { normaliseOperators } from './normalise.ts'
-import type { Operator } from './operator.ts'
+import { operatorOf } from './operator.ts'
 import { reduceOperators } from './reduce.ts'
 
-/** Every operator by name: what a graph may contain. */
+/** The operators of this room by name. An operator defined elsewhere works the same; here every one is tested. */
 export const operators = {
   ...elementwiseOperators,
   ...matmulOperators,
@@ -21,13 +20,6 @@ export const operators = {
 }
 
 export type OperatorName = keyof typeof operators
-
-/** The rule of a node's operator. Its attributes are those the operator itself put on the node. */
-export function operatorOf(node: GraphNode): Operator<object> {
-  const operator = (operators as Record<string, unknown>)[node.operator]
-  if (!operator) throw new ClaraError(`No operator '${node.operator}' is registered.`, { hint: 'Add it to ops/table.ts.' })
-  return operator as Operator<object>
-}
 
 /** Encodes a graph as ONNX with the emission of each operator. */
 export function encodeGraph(graph: Graph): EncodedModel {

@@ -55,50 +55,95 @@ export interface Runtime extends AsyncDisposable {
   close(): Promise<void>
 }
 
+/** What the worker answers to one call. */
+interface Reply {
+  readonly id: number
+  readonly result?: unknown
+  readonly error?: string
+  /** Whether the request itself was at fault, not ONNX Runtime. */
+  readonly refused?: boolean
+}
+
 interface Pending {
   readonly resolve: (value: never) => void
   readonly reject: (error: Error) => void
 }
 
-/** Starts the runtime's thread. */
+/** What is shared with the worker: whether it carries out an action, and whether the process is about to end. */
+const [BUSY, ENDING] = [0, 1]
+/** How long the end of the process waits for the action that is under way. */
+const LONGEST_ACTION_MS = 600_000
+
+/**
+ * Starts the runtime's thread. Calls are carried out one after the other, in their order.
+ *
+ * @throws ClaraError when the installed ONNX Runtime lacks the device, or does not load.
+ */
 export async function openRuntime(options: RuntimeOptions = {}): Promise<Runtime> {
   const device = options.device ?? 'cpu'
   const threads = options.threads ?? availableParallelism()
-  const busy = new Int32Array(new SharedArrayBuffer(4))
-  const worker = new Worker(new URL('./worker.mjs', import.meta.url), { workerData: { busy: busy.buffer } })
+  if (!Number.isInteger(threads) || threads < 1) {
+    throw new ClaraError(`A runtime cannot have ${threads} threads.`, { expected: 'a positive integer' })
+  }
+  const state = new Int32Array(new SharedArrayBuffer(8))
+  const worker = new Worker(new URL('./worker.mjs', import.meta.url), { workerData: { state: state.buffer } })
   const pending = new Map<number, Pending>()
   let nextId = 1
   let ended: Error | undefined
+  let closing: Promise<void> | undefined
+  let idle = () => {}
 
-  const end = (error: Error) => {
-    ended ??= error
-    for (const { reject } of pending.values()) reject(ended)
-    pending.clear()
-  }
-  worker.on('message', ({ id, result, error }: { id: number; result: never; error?: string }) => {
+  const settle = (id: number) => {
     const call = pending.get(id)
     pending.delete(id)
-    if (pending.size === 0) worker.unref()
-    if (error === undefined) call?.resolve(result)
-    else call?.reject(new ClaraError(`ONNX Runtime failed: ${error}`))
-  })
-  worker.on('error', (cause) => end(new ClaraError('The runtime thread failed.', { received: cause.message, cause })))
-  worker.on('exit', () => end(new ClaraError('The runtime is closed.', { hint: 'Open a new one.' })))
-  worker.unref()
-  // ending the process while a run is in flight would abort it: wait for the run first
-  const waitUntilIdle = () => {
-    while (Atomics.load(busy, 0) === 1) if (Atomics.wait(busy, 0, 1, 60_000) === 'timed-out') return
+    if (pending.size === 0) {
+      worker.unref()
+      idle()
+    }
+    return call
   }
-  process.on('exit', waitUntilIdle)
+  const end = (error: Error) => {
+    ended ??= error
+    for (const id of [...pending.keys()]) settle(id)?.reject(ended)
+  }
+  worker.on('message', ({ id, result, error, refused }: Reply) => {
+    const call = settle(id)
+    if (error === undefined) call?.resolve(result as never)
+    else call?.reject(new ClaraError(refused ? error : `ONNX Runtime failed: ${error}`))
+  })
+  worker.on('error', (cause: Error) =>
+    end(new ClaraError('The runtime thread failed.', { received: cause.message, hint: 'Open a new runtime.', cause })),
+  )
+  worker.on('exit', (code) => {
+    process.off('exit', waitForAction)
+    end(new ClaraError(`The runtime thread ended with code ${code}.`, { hint: 'Open a new runtime.' }))
+  })
+  worker.unref()
+  // ending the thread during a run would abort the process: begin no other action, and wait for this one
+  const waitForAction = () => {
+    Atomics.store(state, ENDING, 1)
+    const deadline = Date.now() + LONGEST_ACTION_MS
+    while (Atomics.load(state, BUSY) === 1 && Date.now() < deadline) Atomics.wait(state, BUSY, 1, 1000)
+  }
+  process.on('exit', waitForAction)
 
   const call = <Result>(action: string, message: Record<string, unknown> = {}): Promise<Result> =>
     new Promise((resolve, reject) => {
       if (ended) return reject(ended)
       const id = nextId++
+      worker.postMessage({ id, action, message })
       pending.set(id, { resolve: resolve as (value: never) => void, reject })
       worker.ref()
-      worker.postMessage({ id, action, message })
     })
+  const close = async () => {
+    if (pending.size > 0) {
+      await new Promise<void>((resolve) => {
+        idle = resolve
+      })
+    }
+    ended ??= new ClaraError('The runtime is closed.', { hint: 'Open a new one.' })
+    await worker.terminate()
+  }
 
   const runtime: Runtime = {
     device,
@@ -128,11 +173,9 @@ export async function openRuntime(options: RuntimeOptions = {}): Promise<Runtime
     resize: ({ resident }, axis, length) => call('resize', { resident, axis, length }),
     read: ({ resident }) => call('read', { resident }),
     release: ({ resident }) => call('release', { resident }),
-    async close() {
-      process.off('exit', waitUntilIdle)
-      while (pending.size > 0) await new Promise((resolve) => setTimeout(resolve, 1))
-      waitUntilIdle()
-      await worker.terminate()
+    close() {
+      closing ??= close()
+      return closing
     },
     [Symbol.asyncDispose]: () => runtime.close(),
   }

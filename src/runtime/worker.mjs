@@ -9,10 +9,22 @@ import * as ort from 'onnxruntime-node'
 const sessions = new Map()
 /** Tensors that stay in this thread between runs, such as key-value caches. @type {Map<number, Value>} */
 const residents = new Map()
-const busy = new Int32Array(workerData.busy)
+/** Shared with the caller: whether an action is being carried out, and whether the process is about to end. */
+const state = new Int32Array(workerData.state)
+const [BUSY, ENDING] = [0, 1]
+
+/** A request that this thread refuses; everything else that fails is ONNX Runtime's word. */
+class Refusal extends Error {}
 
 /** @param {Value} value */
 const toTensor = (value) => new ort.Tensor(/** @type {any} */ (value.dtype), value.data, value.dims)
+
+/** @param {number} resident */
+function residentValue(resident) {
+  const value = residents.get(resident)
+  if (!value) throw new Refusal(`Resident tensor ${resident} does not exist: it was released, or belongs to another runtime.`)
+  return value
+}
 
 /** @type {Record<string, (message: any) => Promise<{ result: any, transfer?: ArrayBuffer[] }>>} */
 const actions = {
@@ -23,29 +35,31 @@ const actions = {
   async open({ session, bytes, weights, options }) {
     const created = await ort.InferenceSession.create(bytes, { ...options, externalData: weights })
     sessions.set(session, created)
-    return { result: { inputs: created.inputNames, outputs: created.outputNames } }
+    return { result: undefined }
   },
 
   async run({ session, feeds, fetches, stores }) {
     const target = sessions.get(session)
-    if (!target) throw new Error(`session ${session} is closed`)
+    if (!target) throw new Refusal(`Session ${session} is closed.`)
     /** @type {Record<string, ort.Tensor>} */
     const inputs = {}
     for (const [name, value] of Object.entries(feeds)) {
-      const resident = 'resident' in value ? residents.get(value.resident) : undefined
-      if ('resident' in value && !resident) throw new Error(`resident tensor ${value.resident} is closed`)
-      inputs[name] = toTensor(resident ?? value)
+      inputs[name] = toTensor('resident' in value ? residentValue(value.resident) : value)
     }
     const outputs = await target.run(inputs, fetches)
     /** @type {Record<string, Value>} */
     const result = {}
     /** @type {ArrayBuffer[]} */
     const transfer = []
+    /** @type {(() => void)[]} */
+    const writes = []
     for (const [name, tensor] of Object.entries(outputs)) {
       const store = stores[name]
       const value = { dtype: tensor.type, dims: tensor.dims, data: /** @type {any} */ (tensor.data) }
       if (store) {
-        storeSlice(store, value)
+        const destination = residentValue(store.resident)
+        requireRoom(name, value, destination, store)
+        writes.push(() => copySlice(value, destination, store.axis, store.start))
         continue
       }
       // a view into a larger buffer would carry all of it along
@@ -53,6 +67,8 @@ const actions = {
       result[name] = value
       transfer.push(value.data.buffer)
     }
+    // nothing is written until everything is known to fit
+    for (const write of writes) write()
     return { result, transfer }
   },
 
@@ -63,8 +79,9 @@ const actions = {
 
   /** Gives a resident tensor another length along an axis; what fits is kept, the rest is zero. */
   async resize({ resident, axis, length }) {
-    const old = residents.get(resident)
-    if (!old) throw new Error(`resident tensor ${resident} is closed`)
+    const old = residentValue(resident)
+    if (!(axis in old.dims)) throw new Refusal(`A resident tensor [${old.dims.join(', ')}] has no axis ${axis}.`)
+    if (!Number.isInteger(length) || length < 0) throw new Refusal(`A resident tensor cannot get the length ${length}.`)
     const dims = old.dims.map((dim, index) => (index === axis ? length : dim))
     const data = new old.data.constructor(dims.reduce((product, dim) => product * dim, 1))
     const grown = { dtype: old.dtype, dims, data }
@@ -74,9 +91,9 @@ const actions = {
   },
 
   async read({ resident }) {
-    const value = residents.get(resident)
-    if (!value) throw new Error(`resident tensor ${resident} is closed`)
-    return { result: { ...value, data: value.data.slice() } }
+    const value = residentValue(resident)
+    const data = value.data.slice()
+    return { result: { ...value, data }, transfer: [data.buffer] }
   },
 
   async release({ resident }) {
@@ -91,15 +108,28 @@ const actions = {
   },
 }
 
-/** @param {{ resident: number, axis: number, start: number }} store @param {Value} value */
-function storeSlice({ resident, axis, start }, value) {
-  const target = residents.get(resident)
-  if (!target) throw new Error(`resident tensor ${resident} is closed`)
-  copySlice(value, target, axis, start)
+/**
+ * @param {string} name @param {Value} value @param {Value} target @param {{ axis: number, start: number }} place
+ */
+function requireRoom(name, value, target, { axis, start }) {
+  const shows = (/** @type {Value} */ { dtype, dims }) => `${dtype}[${dims.join(', ')}]`
+  const aligned =
+    value.dtype === target.dtype &&
+    value.dims.length === target.dims.length &&
+    axis in target.dims &&
+    value.dims.every((dim, index) => index === axis || dim === target.dims[index])
+  const length = value.dims[axis] ?? 0
+  const room = target.dims[axis] ?? 0
+  if (!aligned || !Number.isInteger(start) || start < 0 || start + length > room) {
+    throw new Refusal(
+      `Output '${name.replace('out:', '')}' ${shows(value)} does not fit into the resident tensor ${shows(target)} ` +
+        `at ${start} along axis ${axis}. Expected the same element type and other axes, and an end within ${room}.`,
+    )
+  }
 }
 
 /**
- * Copies `from` into `to` beginning at `start` along `axis`; the other axes have equal lengths.
+ * Copies `from` into `to` beginning at `start` along `axis`, as far as it fits; the other axes have equal lengths.
  * @param {Value} from @param {Value} to @param {number} axis @param {number} start
  */
 function copySlice(from, to, axis, start) {
@@ -108,24 +138,33 @@ function copySlice(from, to, axis, start) {
   const length = from.dims[axis] ?? 0
   const room = to.dims[axis] ?? 0
   const kept = Math.min(length, room - start)
-  if (kept < length && start > 0) throw new Error(`${length} positions from ${start} do not fit in ${room}`)
   for (let block = 0; block < outer; block++) {
     const source = from.data.subarray(block * length * inner, (block * length + kept) * inner)
     to.data.set(source, (block * room + start) * inner)
   }
 }
 
-parentPort?.on('message', async ({ id, action, message }) => {
-  Atomics.store(busy, 0, 1)
+/** @param {{ id: number, action: string, message: any }} request */
+async function carryOut({ id, action, message }) {
+  Atomics.store(state, BUSY, 1)
   try {
+    // whoever sets ENDING then reads BUSY, so that either they wait for this action or it does not begin
+    if (Atomics.load(state, ENDING) === 1) return
     const handler = actions[action]
-    if (!handler) throw new Error(`unknown action ${action}`)
+    if (!handler) throw new Refusal(`Unknown action ${action}.`)
     const { result, transfer } = await handler(message)
     parentPort?.postMessage({ id, result }, transfer ?? [])
   } catch (error) {
-    parentPort?.postMessage({ id, error: error instanceof Error ? error.message : String(error) })
+    const text = error instanceof Error ? error.message : String(error)
+    parentPort?.postMessage({ id, error: text, refused: error instanceof Refusal })
   } finally {
-    Atomics.store(busy, 0, 0)
-    Atomics.notify(busy, 0)
+    Atomics.store(state, BUSY, 0)
+    Atomics.notify(state, BUSY)
   }
+}
+
+// one action after the other, in the order of the calls: a read sees what the run before it stored
+let last = Promise.resolve()
+parentPort?.on('message', (request) => {
+  last = last.then(() => carryOut(request))
 })

@@ -62,7 +62,7 @@ export function tokenDecoder(json: TokenizerJson): TokenDecoder {
   const decoder = library.decoder as (DecodingStep & { decoders?: DecodingStep[] }) | null
   if (decoder === null) return (tokens) => tokens.join(' ')
   const step = json.decoder.type === 'ByteFallback' ? byteFallback : decoder
-  const members = json.decoder['decoders']
+  const members = json.decoder.decoders
   if (decoder.decoders !== undefined && Array.isArray(members)) {
     decoder.decoders = decoder.decoders.map((member, index) =>
       members[index]?.type === 'ByteFallback' ? byteFallback : member,
@@ -81,7 +81,7 @@ export function cleanUpSpaces(text: string): string {
  * Decodes token by token. A chunk goes out when the text no longer ends inside a character; the chunk before it is decoded
  * along with the next one, so that rules for the start of a text apply only once.
  */
-export function streamTokens(decode: TokenDecoder, cleanUp: boolean): { push(token: string): string; finish(): string } {
+function streamTokens(decode: TokenDecoder, cleanUp: boolean): { push(token: string): string; finish(): string } {
   let context: string[] = []
   let pending: string[] = []
   let uncleaned = ''

@@ -12,7 +12,10 @@ const addedTokenSchema = z.object({
 
 export type AddedToken = Readonly<z.infer<typeof addedTokenSchema>>
 
-const component = z.looseObject({ type: z.string() }).nullish().transform((value) => value ?? null)
+const component = z
+  .looseObject({ type: z.string() })
+  .nullish()
+  .transform((value) => value ?? null)
 
 /** The parts of tokenizer.json that are read here; the library reads the rest. */
 const tokenizerJsonSchema = z.looseObject({

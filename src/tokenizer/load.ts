@@ -28,9 +28,7 @@ const configSchema = z.looseObject({
   additional_special_tokens: z.array(tokenName).nullish(),
   added_tokens_decoder: z.record(z.string().regex(/^\d{1,8}$/), addedTokenEntry).nullish(),
   clean_up_tokenization_spaces: z.boolean().nullish(),
-  chat_template: z
-    .union([z.string(), z.array(z.looseObject({ name: z.string(), template: z.string() }))])
-    .nullish(),
+  chat_template: z.union([z.string(), z.array(z.looseObject({ name: z.string(), template: z.string() }))]).nullish(),
 })
 
 type TokenizerConfig = z.infer<typeof configSchema>
@@ -112,7 +110,10 @@ async function readJson(path: string): Promise<unknown> {
   try {
     return JSON.parse(text)
   } catch (cause) {
-    throw new ClaraError(`${path} is not valid JSON.`, { hint: 'The download may be incomplete; fetch it again.', cause })
+    throw new ClaraError(`${path} is not valid JSON.`, {
+      hint: 'The download may be incomplete; fetch it again.',
+      cause,
+    })
   }
 }
 
@@ -128,7 +129,8 @@ async function readText(path: string): Promise<string | undefined> {
     }
     return await readFile(path, 'utf8')
   } catch (error) {
-    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR')) return undefined
+    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR'))
+      return undefined
     throw error
   }
 }

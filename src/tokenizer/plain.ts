@@ -14,7 +14,7 @@ export type PlainEncoder = (run: string, first: boolean) => number[]
 
 /** An encoder that knows no structural token at all: not as a string to look for, not as an outcome of merging. */
 export function plainEncoder(json: TokenizerJson): PlainEncoder {
-  const plain = withUnicodeDigits(withoutStructuralTokens(json))
+  const plain = withUnicodeClasses(withoutStructuralTokens(json))
   const opening = new LibraryTokenizer(plain, {})
   const laterJson = withoutFirstPrefix(plain)
   const later = laterJson === plain ? opening : new LibraryTokenizer(laterJson, {})
@@ -46,17 +46,27 @@ function withoutStructuralTokens(json: TokenizerJson): TokenizerJson {
 /** Metaspace with `first` marks only the text's opening; a run after a special token must go without. */
 function withoutFirstPrefix(json: TokenizerJson): TokenizerJson {
   return changePreTokenizer(json, (part) =>
-    part.type === 'Metaspace' && part['prepend_scheme'] === 'first' ? { ...part, prepend_scheme: 'never' } : part,
+    part.type === 'Metaspace' && part.prepend_scheme === 'first' ? { ...part, prepend_scheme: 'never' } : part,
   )
 }
 
-/** The library's Digits step knows only 0 to 9, the original every numeric character. */
-function withUnicodeDigits(json: TokenizerJson): TokenizerJson {
+/** How byte-level BPE cuts text into words where tokenizer.json does not say (GPT-2's rule). */
+const byteLevelWords = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+
+/**
+ * Two steps of the library differ from the original outside ASCII: Digits knows only 0 to 9, and ByteLevel's own word rule has
+ * JavaScript's idea of white space (a byte-order mark is, NEL is not). Its Split step translates patterns faithfully.
+ */
+function withUnicodeClasses(json: TokenizerJson): TokenizerJson {
   return changePreTokenizer(json, (part) => {
-    if (part.type !== 'Digits') return part
-    const pattern = { Regex: part['individual_digits'] === true ? '\\p{N}' : '\\p{N}+' }
-    return { type: 'Split', pattern, behavior: 'Isolated', invert: false }
+    if (part.type === 'Digits') return split(part.individual_digits === true ? '\\p{N}' : '\\p{N}+')
+    if (part.type !== 'ByteLevel' || part.use_regex === false || part.add_prefix_space !== false) return part
+    return { type: 'Sequence', pretokenizers: [split(byteLevelWords), { ...part, use_regex: false }] }
   })
+}
+
+function split(pattern: string): Component {
+  return { type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false }
 }
 
 function changePreTokenizer(json: TokenizerJson, change: (part: Component) => Component): TokenizerJson {
@@ -69,7 +79,7 @@ type Component = NonNullable<TokenizerJson['pre_tokenizer']>
 
 /** Applies a change to a pre-tokenizer or to each member of a sequence of them; the same object where nothing changed. */
 function changeComponent(part: Component, change: (part: Component) => Component): Component {
-  const members = part['pretokenizers']
+  const members = part.pretokenizers
   if (part.type !== 'Sequence' || !Array.isArray(members)) return change(part)
   const changed = members.map((member: Component) => changeComponent(member, change))
   return changed.every((member, index) => member === members[index]) ? part : { ...part, pretokenizers: changed }

@@ -111,7 +111,13 @@ function assemble(definition: NamedDefinition, shared: Shared): Tokenizer {
         variables: templateVariables(definition),
         addGenerationPrompt: options?.addGenerationPrompt ?? false,
       }),
-    withAddedTokens: (added) => assemble({ ...definition, json: addSpecialTokens(json, added) }, shared),
+    withAddedTokens(added) {
+      const extended = addSpecialTokens(json, added)
+      // A new token that merging could spell needs an encoder that no longer does.
+      const spelled = added.some((token) => Object.hasOwn(json.model.vocab, token))
+      const encodePlain = spelled ? plainEncoder(extended) : shared.encodePlain
+      return assemble({ ...definition, json: extended }, { ...shared, encodePlain })
+    },
   }
 }
 

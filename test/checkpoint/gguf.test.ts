@@ -220,6 +220,13 @@ describe('a hostile or damaged file is refused with its reason', () => {
     await expectClaraError(file.read('a'), /became shorter/)
   })
 
+  test('a file closed before it is read', async () => {
+    const file = await openBytes(gguf({}, [small]))
+    await file.close()
+    await file.close()
+    await expectClaraError(file.read('a'), /was closed before it was read/)
+  })
+
   test('any changed byte gives an error for the user or a file that reads', async () => {
     const whole = gguf({ 'general.name': 'tiny', words: ['one', 'two'] }, [small])
     await fc.assert(

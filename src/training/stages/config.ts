@@ -1,0 +1,30 @@
+import { z } from 'zod'
+import { compressorConfig } from '../../clara/config.ts'
+import { trainingConfigSchema } from '../config.ts'
+
+/** Settings of a run that the stages read, beside the trainer's own. */
+export const stageConfigSchema = trainingConfigSchema({
+  /** Base model: a .gguf file or a Hugging Face folder. */
+  base: z.string().min(1),
+  /** Folder with the base model's tokenizer.json. Default: the base's own. */
+  tokenizer: z.string().min(1).optional(),
+  compressor: compressorConfig.prefault({}),
+  /** Longest document, in tokens. */
+  docMaxLength: z.number().int().positive().default(256),
+  /** Text positions per memory token; a batch draws one of these. */
+  compressionRates: z.array(z.number().positive()).min(1).default([16]),
+  differentMemTokens: z.boolean().default(false),
+  /** Prompts with their answers are cut to this many tokens. */
+  maxLength: z.number().int().positive().default(2048),
+  /** Questions over the same documents that share one row at most. */
+  questionsPerRow: z.number().int().positive().default(6),
+  /** How often an answer prompt holds more than one document, and how many at most. */
+  documents: z
+    .strictObject({
+      severalShare: z.number().min(0).max(1).default(0.4),
+      maximum: z.number().int().positive().default(5),
+    })
+    .prefault({}),
+})
+
+export type StageConfig = z.output<typeof stageConfigSchema>

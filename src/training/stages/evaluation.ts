@@ -1,0 +1,75 @@
+import type { EncodedDocument, GeneratorRow } from '../../clara/batch.ts'
+import { packPrompts } from '../../clara/batch.ts'
+import { fullTextPrompt, noMemoryPrompt, trainingPrompt } from '../../clara/prompts.ts'
+import { loadJsonLines } from '../../data/jsonl.ts'
+import { passageSchema } from '../../data/schemas.ts'
+import { ClaraError } from '../../errors.ts'
+import { answerSample, type Chunk, chunkPassage, type SampleOptions } from './samples.ts'
+import type { StageBatch } from './stage1.ts'
+
+/**
+ * Batches that ask the same questions four ways: with the right memory, with another document's, with an empty background,
+ * and with the full text in the memory's place. The last three are the controls without which the first says nothing.
+ */
+export interface ControlBatches {
+  readonly right: readonly StageBatch[]
+  readonly wrong: readonly StageBatch[]
+  readonly none: readonly StageBatch[]
+  readonly text: readonly StageBatch[]
+}
+
+/** Reads the first `samples` chunks of a file of passages, their questions included. */
+export async function controlBatches(file: string, samples: number, options: SampleOptions, rate: number): Promise<ControlBatches> {
+  const passages = await loadJsonLines(file, passageSchema)
+  // one chunk a passage, spread over the file, so that neighbours do not share an article
+  const every = Math.max(1, Math.floor(passages.length / samples))
+  const chunks = passages
+    .filter((_, index) => index % every === 0)
+    .flatMap((passage) => chunkPassage(passage, options).slice(0, 1))
+    .slice(0, samples)
+  if (chunks.length < 2) {
+    throw new ClaraError(`${file} has fewer than two passages that answer one of their questions.`, {
+      hint: 'The wrong-memory control needs another passage.',
+    })
+  }
+  const groups: Chunk[][] = []
+  for (let start = 0; start < chunks.length; start += 8) groups.push(chunks.slice(start, start + 8))
+  const batch = (group: readonly Chunk[], row: (chunk: Chunk, index: number) => GeneratorRow): StageBatch => ({
+    documents: group.map(({ document }) => document),
+    rows: group.map(row),
+    rate,
+  })
+  const withMemory = (group: readonly Chunk[], memoryOf: (index: number) => number) => {
+    const documents = group.map(({ document }) => document)
+    return batch(group, (chunk, index) => {
+      const other = documents[memoryOf(index)] as EncodedDocument
+      return answerSample([other], chunk.qa, options, memoryOf(index)).row
+    })
+  }
+  const { tokenizer, maxLength } = options
+  const plain = (group: readonly Chunk[], messages: (chunk: Chunk, question: string) => ReturnType<typeof noMemoryPrompt>) =>
+    batch(group, (chunk) =>
+      packPrompts(
+        chunk.qa.map(({ question, answer }) => trainingPrompt(tokenizer, messages(chunk, question), answer, maxLength)),
+        [],
+      ),
+    )
+  return {
+    right: groups.map((group) => withMemory(group, (index) => index)),
+    wrong: groups.map((group) => withMemory(group, (index) => (index + 1) % group.length)),
+    none: groups.map((group) => plain(group, (_, question) => noMemoryPrompt(question))),
+    text: groups.map((group) => plain(group, ({ text }, question) => fullTextPrompt(question, [text]))),
+  }
+}
+
+/** Mean loss over all labels of some batches. */
+export async function meanLoss(batches: readonly StageBatch[], loss: (batch: StageBatch) => Promise<number>): Promise<number> {
+  let sum = 0
+  let labels = 0
+  for (const batch of batches) {
+    const count = batch.rows.reduce((total, row) => total + row.labels.length, 0)
+    sum += (await loss(batch)) * count
+    labels += count
+  }
+  return sum / labels
+}

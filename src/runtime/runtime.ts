@@ -3,7 +3,7 @@ import { Worker } from 'node:worker_threads'
 import { ClaraError } from '../errors.ts'
 import { type DType, elementCount, type HostTensor } from '../graph/dtype.ts'
 import type { EncodedModel } from '../graph/onnx.ts'
-import { showShape } from '../graph/shape.ts'
+import { type Shape, showShape } from '../graph/shape.ts'
 
 /** Where graphs run. `cpu` is always there; the others as the installed ONNX Runtime has them. */
 export const devices = ['cpu', 'webgpu', 'cuda', 'coreml'] as const
@@ -48,10 +48,14 @@ export interface Runtime extends AsyncDisposable {
   readonly threads: number
   /** Opens a session. `weights` must hold every weight that the model names; shared memory is not copied on the way. */
   open(model: EncodedModel, weights?: ReadonlyMap<string, HostTensor>): Promise<Session>
+  /** A tensor of zeros that stays in the runtime. */
   allocate(dtype: DType, dims: readonly number[]): Promise<Resident>
+  /** Gives a resident tensor another length along an axis: what fits is kept, the rest is zero. */
   resize(resident: Resident, axis: number, length: number): Promise<void>
+  /** A copy of a resident tensor. */
   read(resident: Resident): Promise<HostTensor>
   release(resident: Resident): Promise<void>
+  /** Waits for the calls under way, then ends the thread. Later calls reject. */
   close(): Promise<void>
 }
 
@@ -130,18 +134,20 @@ export async function openRuntime(options: RuntimeOptions = {}): Promise<Runtime
   const call = <Result>(action: string, message: Record<string, unknown> = {}): Promise<Result> =>
     new Promise((resolve, reject) => {
       if (ended) return reject(ended)
+      if (closing) return reject(closed())
       const id = nextId++
       worker.postMessage({ id, action, message })
       pending.set(id, { resolve: resolve as (value: never) => void, reject })
       worker.ref()
     })
+  const closed = () => new ClaraError('The runtime is closed.', { hint: 'Open a new one.' })
   const close = async () => {
     if (pending.size > 0) {
       await new Promise<void>((resolve) => {
         idle = resolve
       })
     }
-    ended ??= new ClaraError('The runtime is closed.', { hint: 'Open a new one.' })
+    ended ??= closed()
     await worker.terminate()
   }
 
@@ -212,7 +218,9 @@ function createSession(model: EncodedModel, session: number, call: Call): Sessio
   const self: Session = {
     model,
     async run(feeds, { fetch, store = {} } = {}) {
+      requireOutputs(model, [...(fetch ?? []), ...Object.keys(store)])
       const given: Record<string, HostTensor | Resident> = {}
+      const sizes = new Map<string, Size>()
       for (const { name, dtype, shape } of model.inputs) {
         const value = feeds[name]
         if (value === undefined) {
@@ -220,8 +228,12 @@ function createSession(model: EncodedModel, session: number, call: Call): Sessio
             expected: `${dtype}${showShape(shape)}`,
           })
         }
-        if (!('resident' in value)) checkFeed(model, name, dtype, shape, value)
-        given[name] = value
+        if ('resident' in value) given[name] = value
+        else {
+          checkFeed(model, name, dtype, shape, value)
+          checkSizes(model, name, shape, value, sizes)
+          given[name] = { ...value, data: ownBytes(value.data) }
+        }
       }
       const wanted = fetch ?? outputs.filter((name) => !(name in store))
       const stores = Object.fromEntries(Object.entries(store).map(([name, place]) => [`out:${name}`, place]))
@@ -235,13 +247,7 @@ function createSession(model: EncodedModel, session: number, call: Call): Sessio
   return self
 }
 
-function checkFeed(
-  model: EncodedModel,
-  name: string,
-  dtype: DType,
-  shape: readonly (number | string)[],
-  value: HostTensor,
-): void {
+function checkFeed(model: EncodedModel, name: string, dtype: DType, shape: Shape, value: HostTensor): void {
   const fits =
     value.dtype === dtype &&
     value.dims.length === shape.length &&
@@ -256,6 +262,48 @@ function checkFeed(
     throw new ClaraError(`Input '${name}' of graph '${model.name}' has ${value.data.length} values.`, {
       expected: `${elementCount(value.dims)} for ${showShape(value.dims)}`,
     })
+  }
+}
+
+interface Size {
+  readonly length: number
+  readonly input: string
+}
+
+/** One symbol stands for one length in all inputs of a run: ONNX Runtime plans its memory by that. */
+function checkSizes(
+  model: EncodedModel,
+  name: string,
+  shape: Shape,
+  value: HostTensor,
+  sizes: Map<string, Size>,
+): void {
+  shape.forEach((dim, axis) => {
+    const length = value.dims[axis]
+    if (typeof dim !== 'string' || length === undefined) return
+    const known = sizes.get(dim)
+    if (!known) sizes.set(dim, { length, input: name })
+    else if (known.length !== length) {
+      throw new ClaraError(`Input '${name}' of graph '${model.name}' does not fit: '${dim}' has two lengths.`, {
+        expected: `${known.length}, as in input '${known.input}'`,
+        received: String(length),
+      })
+    }
+  })
+}
+
+/** What a message can carry and ONNX Runtime takes: not shared, and no view, which would carry all of its buffer along. */
+function ownBytes(data: HostTensor['data']): HostTensor['data'] {
+  const whole = data.buffer instanceof ArrayBuffer && data.byteLength === data.buffer.byteLength
+  return whole ? data : data.slice()
+}
+
+function requireOutputs(model: EncodedModel, names: readonly string[]): void {
+  const known = model.outputs.map(({ name }) => name)
+  for (const name of names) {
+    if (!known.includes(name)) {
+      throw new ClaraError(`Graph '${model.name}' has no output '${name}'.`, { expected: `one of ${known.join(', ')}` })
+    }
   }
 }
 

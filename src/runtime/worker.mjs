@@ -22,7 +22,8 @@ const toTensor = (value) => new ort.Tensor(/** @type {any} */ (value.dtype), val
 /** @param {number} resident */
 function residentValue(resident) {
   const value = residents.get(resident)
-  if (!value) throw new Refusal(`Resident tensor ${resident} does not exist: it was released, or belongs to another runtime.`)
+  if (!value)
+    throw new Refusal(`Resident tensor ${resident} does not exist: it was released, or belongs to another runtime.`)
   return value
 }
 

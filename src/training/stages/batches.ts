@@ -10,7 +10,6 @@ import { z } from 'zod'
 import type { DataFile } from '../config.ts'
 import type { StageConfig } from './config.ts'
 import {
-  type Chunk,
   chunkPassage,
   chunksSample,
   paraphraseSample,
@@ -24,7 +23,8 @@ import type { StageBatch } from './stage1.ts'
 /** The items of one file under one task: how long each is, and how to make a sample of it. */
 interface TaskItems {
   readonly lengths: readonly number[]
-  sample(index: number, options: SampleOptions, firstDocument: number, random: Random): Sample
+  /** `documents`: how many documents an answer prompt holds. */
+  sample(index: number, options: SampleOptions, firstDocument: number, random: Random, documents: number): Sample
 }
 
 /** Sample options for a compression rate. */
@@ -57,16 +57,26 @@ export async function stageBatches(config: StageConfig, optionsAt: OptionsAtRate
     const rate = config.compressionRates[random.int(config.compressionRates.length)] ?? 1
     const items = byName.get(name)
     if (!items) throw new RangeError(`No task is named '${name}'.`)
-    return collect(item, items, optionsAt(rate), rate, random)
+    // one number of documents for the whole batch: rows of like length pad less
+    const { severalShare, maximum } = config.documents
+    const count = maximum > 1 && random.uniform() < severalShare ? 2 + random.int(maximum - 1) : 1
+    return collect(item, items, optionsAt(rate), rate, random, count)
   })
   return { batches, texts }
 }
 
-function collect(indices: readonly number[], items: TaskItems, options: SampleOptions, rate: number, random: Random): StageBatch {
+function collect(
+  indices: readonly number[],
+  items: TaskItems,
+  options: SampleOptions,
+  rate: number,
+  random: Random,
+  count: number,
+): StageBatch {
   const documents: EncodedDocument[] = []
   const rows: GeneratorRow[] = []
   for (const index of indices) {
-    const sample = items.sample(index, options, documents.length, random)
+    const sample = items.sample(index, options, documents.length, random, count)
     documents.push(...sample.documents)
     rows.push(sample.row)
   }
@@ -86,14 +96,10 @@ async function readItems(file: DataFile, config: StageConfig, options: SampleOpt
   const passages = records.flatMap((record) => ('qa' in record ? [record] : []))
   const pools = records.flatMap((record) => ('candidates' in record ? [record] : []))
   if (file.task === 'answer' && pools.length > 0) {
-    const { severalShare, maximum } = config.documents
     texts.push(...new Set(pools.flatMap(({ candidates }) => candidates.map(({ text }) => text))))
     return {
       lengths: pools.map(({ question }) => question.length),
-      sample: (index, at, first, random) => {
-        const several = random.uniform() < severalShare
-        return poolSample(element(pools, index), several ? 2 + random.int(maximum - 1) : 1, at, first, random)
-      },
+      sample: (index, at, first, random, count) => poolSample(element(pools, index), count, at, first, random),
     }
   }
   if (passages.length === 0) {
@@ -105,19 +111,11 @@ async function readItems(file: DataFile, config: StageConfig, options: SampleOpt
   if (file.task === 'qa-pairs') {
     return { lengths, sample: (index, at, first) => qaPairsSample(element(chunks, index), at, first) }
   }
-  return { lengths, sample: (index, at, first, random) => answerChunks(element(chunks, index), chunks, config, at, first, random) }
-}
-
-function answerChunks(
-  chunk: Chunk,
-  chunks: readonly Chunk[],
-  { documents: { severalShare, maximum } }: StageConfig,
-  options: SampleOptions,
-  first: number,
-  random: Random,
-): Sample {
-  const others = random.uniform() < severalShare && maximum > 1 ? 1 + random.int(maximum - 1) : 0
-  return chunksSample(chunk, chunks, others, options, first, random)
+  return {
+    // what a row costs is decided by its questions more than by its document
+    lengths: chunks.map(({ document, qa }) => document.ids.length + 30 * Math.min(qa.length, config.questionsPerRow)),
+    sample: (index, at, first, random, count) => chunksSample(element(chunks, index), chunks, count - 1, at, first, random),
+  }
 }
 
 function element<Item>(items: readonly Item[], index: number): Item {

@@ -13,6 +13,8 @@ export interface BaseModel {
   readonly weights: ReadonlyMap<string, HostTensor>
   /** Rows of the embedding. */
   readonly vocabulary: number
+  /** Rows that the base itself brought. */
+  readonly baseVocabulary: number
   /** Mean L2 norm of the base's own embedding rows. */
   readonly embeddingNorm: number
   readonly fingerprint: string
@@ -63,6 +65,7 @@ export async function loadBase(source: WeightSource, options: LoadBaseOptions): 
     config,
     weights,
     vocabulary: options.vocabulary,
+    baseVocabulary: options.baseVocabulary,
     embeddingNorm: norm,
     fingerprint: await source.fingerprint(),
   }

@@ -1,6 +1,6 @@
 import { addInput, type Tensor } from '../graph/graph.ts'
 import type { LoraSize, Role } from '../lora/adapters.ts'
-import { decode } from '../model/decoder.ts'
+import { type Decoder, decode } from '../model/decoder.ts'
 import { add, divide, multiply, scalar, scale, sqrt, where } from '../ops/elementwise.ts'
 import { gather } from '../ops/indexing.ts'
 import { reshape } from '../ops/layout.ts'
@@ -26,6 +26,8 @@ export interface CompressorOptions {
   /** Before every input's name; two compressors in one graph need different ones. */
   readonly prefix?: string
   readonly dropout?: DropoutNoise
+  /** The decoder to run instead of declaring the role's own (inference with prepared weights). */
+  readonly decoder?: Decoder
 }
 
 export interface Compressor {
@@ -46,33 +48,67 @@ export interface Compressor {
  * short window) and, for 'salient', `idf` float32 [memories, window].
  */
 export function compressor(base: Base, options: CompressorOptions): Compressor {
-  const { graph, config: model } = base
-  const { config, role, prefix = '' } = options
-  const { batch, length, window, memories } = {
-    batch: `${prefix}documents`,
-    length: `${prefix}documentLength`,
-    window: `${prefix}windowLength`,
-    memories: `${prefix}memories`,
-  }
-  const input = (name: string, dtype: 'int64' | 'float32' | 'bool', shape: readonly (number | string)[]) =>
-    addInput(graph, `${prefix}${name}`, dtype, shape)
-  const layers = config.compressorLayers ?? model.num_hidden_layers
+  const { graph } = base
+  const { role, prefix = '' } = options
+  const { batch, length } = axes(options)
+  const layers = compressorLayers(base, options)
   const adapter = options.lora && { size: options.lora, layers, dropout: options.dropout }
-  const { decoder, parameters: adapterParameters } = declareRole(base, adapter && role, adapter)
-  const parameters = new Map(adapterParameters)
+  const { decoder, parameters } = options.decoder
+    ? { decoder: options.decoder, parameters: new Map<string, Tensor>() }
+    : declareRole(base, adapter && role, adapter)
+  const embeddings = compressorEmbeddings(base, options)
+  const positions = addInput(graph, `${prefix}positions`, 'int64', [batch, length])
+  const attentionBias = addInput(graph, `${prefix}bias`, 'float32', [batch, 1, 1, length, length])
+  const at = { batch, length, positions, attentionBias }
+  const hidden = decode(decoder, embeddings.embedded, at, layers)
+  const pooled = compressorMemory(base, options, embeddings.embedded, hidden)
+  return { ...pooled, parameters: new Map([...parameters, ...embeddings.parameters, ...pooled.parameters]) }
+}
 
-  const ids = input('ids', 'int64', [batch, length])
-  const positions = input('positions', 'int64', [batch, length])
-  const attentionBias = input('bias', 'float32', [batch, 1, 1, length, length])
+/** How many layers of the base the compressor runs. */
+export const compressorLayers = (base: Pick<Base, 'config'>, { config }: Pick<CompressorOptions, 'config'>): number =>
+  config.compressorLayers ?? base.config.num_hidden_layers
+
+const axes = ({ prefix = '' }: CompressorOptions) => ({
+  batch: `${prefix}documents`,
+  length: `${prefix}documentLength`,
+  window: `${prefix}windowLength`,
+  memories: `${prefix}memories`,
+})
+
+/** What enters the compressor's first layer, as rows, and the memory tokens' embeddings where it learns them. */
+export function compressorEmbeddings(
+  base: Base,
+  options: CompressorOptions,
+): { readonly embedded: Tensor; readonly parameters: ReadonlyMap<string, Tensor> } {
+  const { graph, config: model } = base
+  const { prefix = '' } = options
+  const { batch, length } = axes(options)
+  const parameters = new Map<string, Tensor>()
+  const ids = addInput(graph, `${prefix}ids`, 'int64', [batch, length])
   let embeddings = gather(embeddingTable(base), ids)
-  if (config.memory === 'tokens') {
+  if (options.config.memory === 'tokens') {
     const rows = addInput(graph, MEMORY_ROWS, 'float32', [options.memoryTokens, model.hidden_size])
     parameters.set(MEMORY_ROWS, rows)
-    const slot = input('slot', 'int64', [batch, length])
-    embeddings = where(input('isSlot', 'bool', [batch, length, 1]), gather(rows, slot), embeddings)
+    const slot = addInput(graph, `${prefix}slot`, 'int64', [batch, length])
+    const isSlot = addInput(graph, `${prefix}isSlot`, 'bool', [batch, length, 1])
+    embeddings = where(isSlot, gather(rows, slot), embeddings)
   }
-  const embedded = reshape(embeddings, [-1, model.hidden_size])
-  const hidden = decode(decoder, embedded, { batch, length, positions, attentionBias }, layers)
+  return { embedded: reshape(embeddings, [-1, model.hidden_size]), parameters }
+}
+
+/**
+ * Memory from the states after the last layer and the final normalisation.
+ * @param embedded The rows that entered the first layer: salient memory is made of them too.
+ * @param hidden [documents * length, hidden_size]
+ */
+export function compressorMemory(base: Base, options: CompressorOptions, embedded: Tensor, hidden: Tensor): Compressor {
+  const { graph, config: model } = base
+  const { config, prefix = '' } = options
+  const { batch, length, window, memories } = axes(options)
+  const parameters = new Map<string, Tensor>()
+  const input = (name: string, dtype: 'int64' | 'float32', shape: readonly (number | string)[]) =>
+    addInput(graph, `${prefix}${name}`, dtype, shape)
 
   if (config.memory === 'tokens') {
     const memory = gather(hidden, input('memoryPositions', 'int64', [memories]))

@@ -33,25 +33,41 @@ export interface Generator {
  * Logits are computed at labelled positions only.
  */
 export function generator(base: Base, memory: Tensor | undefined, options: GeneratorOptions): Generator {
-  const { graph, config } = base
-  const [batch, length] = ['batch', 'length']
   const adapter = options.lora && { size: options.lora, dropout: options.dropout }
   const { decoder, parameters } = declareRole(base, adapter && 'decoder_adapter', adapter)
-  const ids = addInput(graph, 'promptIds', 'int64', [batch, length])
-  const positions = addInput(graph, 'promptPositions', 'int64', [batch, length])
-  const attentionBias = addInput(graph, 'promptBias', 'float32', [batch, 1, 1, length, length])
+  const positions = addInput(base.graph, 'promptPositions', 'int64', [BATCH, LENGTH])
+  const attentionBias = addInput(base.graph, 'promptBias', 'float32', [BATCH, 1, 1, LENGTH, LENGTH])
+  const embedded = generatorEmbeddings(base, memory)
+  const hidden = decode(decoder, embedded, { batch: BATCH, length: LENGTH, positions, attentionBias })
+  return { ...answerLoss(base, hidden, options.memoryRows), parameters }
+}
+
+const [BATCH, LENGTH] = ['batch', 'length']
+
+/** What enters the generator's first layer, as rows: embeddings, and memory where a prompt has room for it. */
+export function generatorEmbeddings(base: Base, memory: Tensor | undefined): Tensor {
+  const { graph, config } = base
+  const ids = addInput(graph, 'promptIds', 'int64', [BATCH, LENGTH])
   let embeddings = gather(embeddingTable(base), ids)
   if (memory) {
-    const index = addInput(graph, 'memoryIndex', 'int64', [batch, length])
-    embeddings = where(addInput(graph, 'isMemory', 'bool', [batch, length, 1]), gather(memory, index), embeddings)
+    const index = addInput(graph, 'memoryIndex', 'int64', [BATCH, LENGTH])
+    embeddings = where(addInput(graph, 'isMemory', 'bool', [BATCH, LENGTH, 1]), gather(memory, index), embeddings)
   }
-  const embedded = reshape(embeddings, [-1, config.hidden_size])
-  const hidden = decode(decoder, embedded, { batch, length, positions, attentionBias })
+  return reshape(embeddings, [-1, config.hidden_size])
+}
+
+/** The loss of the labels from the states after the last layer and the final normalisation [batch * length, hidden_size]. */
+export function answerLoss(
+  base: Base,
+  hidden: Tensor,
+  memoryRows: GeneratorOptions['memoryRows'],
+): Omit<Generator, 'parameters'> {
+  const { graph } = base
   const rows = gather(hidden, addInput(graph, 'labelRows', 'int64', ['labels']))
-  const logits = headLogits(base, rows, options.memoryRows)
+  const logits = headLogits(base, rows, memoryRows)
   const { nll } = crossEntropy(logits, addInput(graph, 'targets', 'int64', ['labels']))
   const loss = reduceSum(multiply(nll, addInput(graph, 'labelWeights', 'float32', ['labels'])))
-  return { loss, nll, logits, parameters }
+  return { loss, nll, logits }
 }
 
 /** Logits over the vocabulary; with tied embeddings the trainable memory rows take their places in the head. */

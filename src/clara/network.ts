@@ -21,8 +21,16 @@ export interface Base {
 /**
  * @param vocabulary Rows of the resized embedding.
  * @param positions Length of the rotary tables: the longest sequence the graph will see.
+ * @param placement Whether the frozen weights belong to the session, or are fed at every run, so that one session serves
+ *   all layers. Default: `session`.
  */
-export function declareBase(graph: Graph, config: DecoderConfig, vocabulary: number, positions: number): Base {
+export function declareBase(
+  graph: Graph,
+  config: DecoderConfig,
+  vocabulary: number,
+  positions: number,
+  placement: 'session' | 'fed' = 'session',
+): Base {
   const declared = new Map<string, Tensor>()
   const tables = rotaryTables(config, positions)
   return {
@@ -32,7 +40,8 @@ export function declareBase(graph: Graph, config: DecoderConfig, vocabulary: num
     weight(name, dims) {
       const known = declared.get(name)
       if (known) return known
-      const tensor = addWeight(graph, name, 'float32', dims)
+      const tensor =
+        placement === 'fed' ? addInput(graph, name, 'float32', dims) : addWeight(graph, name, 'float32', dims)
       declared.set(name, tensor)
       return tensor
     },
@@ -47,15 +56,25 @@ export interface DropoutNoise {
 
 /** Each use of the noise begins this many elements after the one before, so that no two layers see the same mask. */
 const NOISE_STEP = 7919
+/** Uses in one layer: what enters attention, its output projection, the feed-forward and its down projection. */
+const USES_PER_LAYER = 4
 
-/** Length of the noise that `uses` applications to rows of at most `largest` elements need. */
-export const noiseLength = (largest: number, uses: number): number => largest + uses * NOISE_STEP
+/** Length of the noise that `layers` layers need whose linear layers read at most `largest` elements. */
+export const noiseLength = (largest: number, layers: number): number => largest + layers * USES_PER_LAYER * NOISE_STEP
+
+/** The part of a decoder's noise that one layer uses, where every layer carries the adapter. */
+export const layerNoise = (factors: Float32Array, layer: number, largest: number): Float32Array => {
+  const start = layer * USES_PER_LAYER * NOISE_STEP
+  return factors.subarray(start, start + noiseLength(largest, 1))
+}
 
 export interface AdapterOptions {
   readonly size: LoraSize
   /** Layers that carry the adapter, from the first. Default: all. */
   readonly layers?: number
   readonly dropout?: DropoutNoise | undefined
+  /** Whether the parameters are fixed when a session opens, instead of inputs of every run. Default: false. */
+  readonly frozen?: boolean
 }
 
 /** A role's decoder over the shared base, with the adapter's parameters as inputs of the graph. */
@@ -68,7 +87,7 @@ export function declareRole(
   const parameters = new Map<string, Tensor>()
   if (role && options) {
     for (const [name, dims] of adapterShapes(config, options.size, role, options.layers)) {
-      parameters.set(name, addInput(graph, name, 'float32', dims))
+      parameters.set(name, options.frozen ? addWeight(graph, name, 'float32', dims) : addInput(graph, name, 'float32', dims))
     }
   }
   const shapes = linearModules(config)

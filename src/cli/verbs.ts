@@ -6,4 +6,5 @@ import type { VerbTable } from './verb.ts'
  */
 export const verbs: VerbTable = {
   train: { summary: 'Train adapters from a configuration file', load: () => import('./train.ts') },
+  pack: { summary: 'Turn a training run into a model folder', load: () => import('./pack.ts') },
 }

@@ -16,14 +16,17 @@ function parse(dim: Dim): Polynomial {
   const terms = new Map<string, number>()
   for (const term of dim.split('+')) {
     const factors = term.split('*')
-    const first = Number(factors[0])
-    const coefficient = Number.isInteger(first) ? first : 1
-    const symbols = Number.isInteger(first) ? factors.slice(1) : factors
-    const key = symbols.sort().join('*')
+    const coefficient = factors.reduce((product, factor) => product * (isNumeral(factor) ? Number(factor) : 1), 1)
+    const key = factors
+      .filter((factor) => !isNumeral(factor))
+      .sort()
+      .join('*')
     terms.set(key, (terms.get(key) ?? 0) + coefficient)
   }
   return terms
 }
+
+const isNumeral = (factor: string) => /^-?\d+$/.test(factor)
 
 function print(polynomial: Polynomial): Dim {
   const terms = [...polynomial].filter(([, coefficient]) => coefficient !== 0).sort(([a], [b]) => (a < b ? 1 : -1))

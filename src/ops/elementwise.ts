@@ -50,7 +50,7 @@ function realFunction(name: string, gradient: GradientRule<None>): Operator<None
 
 /** Gradient of the only output. */
 function flowing(gradients: readonly (Tensor | undefined)[]): Tensor {
-  return at(gradients as readonly Tensor[], 0)
+  return at(gradients, 0)
 }
 
 // d(a + b) = da + db
@@ -143,7 +143,7 @@ const siluOperator: Operator<None> = {
     {
       type: 'QuickGelu',
       domain: 'com.microsoft',
-      inputs: [at(node.inputs as readonly Tensor[], 0).name],
+      inputs: [at(node.inputs, 0).name],
       outputs: [at(node.outputs, 0).name],
       attributes: { alpha: { float: 1 } },
     },
@@ -193,7 +193,7 @@ const castOperator: Operator<{ readonly to: DType }> = {
   emit: (node, { to }) => [
     {
       type: 'Cast',
-      inputs: [at(node.inputs as readonly Tensor[], 0).name],
+      inputs: [at(node.inputs, 0).name],
       outputs: [at(node.outputs, 0).name],
       attributes: { to: castTypes[to] },
     },
@@ -212,7 +212,7 @@ const stopGradientOperator: Operator<None> = {
   emit: (node) => [
     {
       type: 'Identity',
-      inputs: [at(node.inputs as readonly Tensor[], 0).name],
+      inputs: [at(node.inputs, 0).name],
       outputs: [at(node.outputs, 0).name],
     },
   ],

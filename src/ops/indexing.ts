@@ -21,7 +21,7 @@ const gatherOperator: Operator<Record<string, never>> = {
   ],
   gradient({ inputs, outputGradients, needed }) {
     if (!needed[0]) return [undefined, undefined]
-    const [table, indices, g] = [at(inputs, 0), at(inputs, 1), at(outputGradients as readonly Tensor[], 0)]
+    const [table, indices, g] = [at(inputs, 0), at(inputs, 1), at(outputGradients, 0)]
     const count = sizeOf(indices.shape)
     const width = sizeOf(table.shape.slice(1))
     const rows = reshape(g, [count, width])
@@ -46,7 +46,7 @@ const gatherElementsOperator: Operator<{ readonly axis: number }> = {
     { type: 'GatherElements', inputs: names(node.inputs), outputs: [at(node.outputs, 0).name], attributes: { axis } },
   ],
   gradient({ inputs, attributes, outputGradients }) {
-    const [x, indices, g] = [at(inputs, 0), at(inputs, 1), at(outputGradients as readonly Tensor[], 0)]
+    const [x, indices, g] = [at(inputs, 0), at(inputs, 1), at(outputGradients, 0)]
     return [scatterAdd(expand(scalar(x, 0), x.shape), indices, g, attributes.axis), undefined]
   },
 }
@@ -75,7 +75,7 @@ const scatterAddOperator: Operator<{ readonly axis: number }> = {
     },
   ],
   gradient({ inputs, attributes, outputGradients, needed }) {
-    const [places, g] = [at(inputs, 1), at(outputGradients as readonly Tensor[], 0)]
+    const [places, g] = [at(inputs, 1), at(outputGradients, 0)]
     return [g, undefined, needed[2] ? gatherElements(g, places, attributes.axis) : undefined]
   },
 }

@@ -14,7 +14,7 @@ import {
 import { scalar } from './elementwise.ts'
 import { applyOne, applyTo, at, dimAt, mismatch, type Operator, requireAxis } from './operator.ts'
 
-const nameOf = (tensors: readonly (Tensor | undefined)[], index = 0) => at(tensors as readonly Tensor[], index).name
+const nameOf = (tensors: readonly (Tensor | undefined)[], index = 0) => at(tensors, index).name
 
 /** Same values in the same order under another shape; the gradient takes the shape back. */
 const reshapeOperator: Operator<{ readonly shape: Shape }> = {
@@ -36,9 +36,7 @@ const reshapeOperator: Operator<{ readonly shape: Shape }> = {
     // without allowzero a dimension of 0 would mean "as in the operand"
     return [{ type: 'Reshape', inputs: [x, context.shapeVector(shape)], outputs: [y], attributes: { allowzero: 1 } }]
   },
-  gradient: ({ inputs, outputGradients }) => [
-    reshape(at(outputGradients as readonly Tensor[], 0), at(inputs, 0).shape),
-  ],
+  gradient: ({ inputs, outputGradients }) => [reshape(at(outputGradients, 0), at(inputs, 0).shape)],
 }
 
 /** Reshapes; one dimension may be -1 and is inferred. */
@@ -73,7 +71,7 @@ const transposeOperator: Operator<{ readonly order: readonly number[] }> = {
   ],
   gradient({ attributes, outputGradients }) {
     const back = attributes.order.map((_, axis) => attributes.order.indexOf(axis))
-    return [transpose(at(outputGradients as readonly Tensor[], 0), back)]
+    return [transpose(at(outputGradients, 0), back)]
   },
 }
 export const transpose = (x: Tensor, order: readonly number[]): Tensor => applyOne(transposeOperator, [x], { order })
@@ -91,7 +89,7 @@ const expandOperator: Operator<{ readonly shape: Shape }> = {
   emit: (node, { shape }, context) => [
     { type: 'Expand', inputs: [nameOf(node.inputs), context.shapeVector(shape)], outputs: [at(node.outputs, 0).name] },
   ],
-  gradient: ({ outputGradients }) => [at(outputGradients as readonly Tensor[], 0)],
+  gradient: ({ outputGradients }) => [at(outputGradients, 0)],
 }
 export const expand = (x: Tensor, shape: Shape): Tensor =>
   sameShape(x.shape, shape) ? x : applyOne(expandOperator, [x], { shape })
@@ -121,7 +119,7 @@ const concatOperator: Operator<{ readonly axis: number }> = {
     },
   ],
   gradient({ inputs, attributes, outputGradients }) {
-    const g = at(outputGradients as readonly Tensor[], 0)
+    const g = at(outputGradients, 0)
     let start: Dim = 0
     return inputs.map((input) => {
       const end: Dim = addDims(start, at(input.shape, attributes.axis))
@@ -160,7 +158,7 @@ const sliceOperator: Operator<{ readonly axis: number; readonly start: Dim; read
     },
   ],
   gradient({ inputs, attributes, outputGradients }) {
-    const [x, g] = [at(inputs, 0), at(outputGradients as readonly Tensor[], 0)]
+    const [x, g] = [at(inputs, 0), at(outputGradients, 0)]
     const { axis, start, end } = attributes
     const zeros = (length: Dim) =>
       expand(

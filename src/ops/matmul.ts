@@ -52,7 +52,7 @@ const matMulOperator: Operator<MatMulAttributes> = {
     ]
   },
   gradient({ inputs, attributes, outputGradients, needed }) {
-    const [a, b, g] = [at(inputs, 0), at(inputs, 1), at(outputGradients as readonly Tensor[], 0)]
+    const [a, b, g] = [at(inputs, 0), at(inputs, 1), at(outputGradients, 0)]
     const { transposeA, transposeB, alpha } = attributes
     const byA = () =>
       transposeA
@@ -97,7 +97,7 @@ const gemmOperator: Operator<MatMulAttributes> = {
     },
   ],
   gradient({ inputs, attributes, outputGradients, needed }) {
-    const [a, b, g] = [at(inputs, 0), at(inputs, 1), at(outputGradients as readonly Tensor[], 0)]
+    const [a, b, g] = [at(inputs, 0), at(inputs, 1), at(outputGradients, 0)]
     const { transposeA, transposeB, alpha } = attributes
     const byA = () =>
       transposeA

@@ -57,7 +57,7 @@ const softmaxOperator: Operator<Record<string, never>> = {
     { type: 'Softmax', inputs: names(node.inputs), outputs: [at(node.outputs, 0).name], attributes: { axis: -1 } },
   ],
   gradient({ outputs, outputGradients }) {
-    const [p, g] = [at(outputs, 0), at(outputGradients as readonly Tensor[], 0)]
+    const [p, g] = [at(outputs, 0), at(outputGradients, 0)]
     const weighted = multiply(g, p)
     return [subtract(weighted, multiply(p, reduceSum(weighted, [-1], true)))]
   },
@@ -112,7 +112,7 @@ const rotaryOperator: Operator<{ readonly heads: number; readonly rotaryDim: num
   ],
   gradient({ inputs, attributes, outputGradients }) {
     const [positions, cos, sin] = [at(inputs, 1), at(inputs, 2), at(inputs, 3)]
-    const g = at(outputGradients as readonly Tensor[], 0)
+    const g = at(outputGradients, 0)
     return [applyOne(rotaryOperator, [g, positions, cos, negate(sin)], attributes)]
   },
 }

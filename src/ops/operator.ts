@@ -94,7 +94,7 @@ export function applyOne<Attributes extends object>(
 }
 
 /** Element `index` of a list that must have it. */
-export function at<Value>(list: readonly Value[], index: number): Value {
+export function at<Value>(list: readonly (Value | undefined)[], index: number): Value {
   const value = list[index]
   if (value === undefined) throw new RangeError(`No element ${index} in a list of ${list.length}.`)
   return value

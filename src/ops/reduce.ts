@@ -26,7 +26,7 @@ function reduction(name: string, gradient: Operator<ReduceAttributes>['gradient'
     emit: (node, { axes, keepAxes }, context) => [
       {
         type: name,
-        inputs: [at(node.inputs as readonly Tensor[], 0).name, context.ints(axes)],
+        inputs: [at(node.inputs, 0).name, context.ints(axes)],
         outputs: [at(node.outputs, 0).name],
         attributes: { keepdims: Number(keepAxes) },
       },
@@ -46,13 +46,13 @@ function withAxes(gradient: Tensor, x: Tensor, { axes }: ReduceAttributes): Tens
 // y = Σ x: every summand receives g
 const sumOperator = reduction('ReduceSum', ({ inputs, attributes, outputGradients }) => {
   const x = at(inputs, 0)
-  return [expand(withAxes(at(outputGradients as readonly Tensor[], 0), x, attributes), x.shape)]
+  return [expand(withAxes(at(outputGradients, 0), x, attributes), x.shape)]
 })
 
 // y = Σ x / n: every summand receives g / n
 const meanOperator = reduction('ReduceMean', ({ inputs, attributes, outputGradients }) => {
   const x = at(inputs, 0)
-  const g = withAxes(at(outputGradients as readonly Tensor[], 0), x, attributes)
+  const g = withAxes(at(outputGradients, 0), x, attributes)
   const count = sizeOf(attributes.axes.map((axis) => at(x.shape, axis)))
   const shared = typeof count === 'number' ? scale(g, 1 / count) : divide(g, sizeScalar(x.graph, count))
   return [expand(shared, x.shape)]
@@ -62,7 +62,7 @@ const meanOperator = reduction('ReduceMean', ({ inputs, attributes, outputGradie
 const maxOperator = reduction('ReduceMax', ({ inputs, outputs, attributes, outputGradients }) => {
   const x = at(inputs, 0)
   const largest = cast(equal(x, withAxes(at(outputs, 0), x, attributes)), 'float32')
-  const g = withAxes(at(outputGradients as readonly Tensor[], 0), x, attributes)
+  const g = withAxes(at(outputGradients, 0), x, attributes)
   return [multiply(largest, divide(g, reduceSum(largest, attributes.axes, true)))]
 })
 

@@ -7,6 +7,7 @@ import { layoutOperators } from './layout.ts'
 import { matmulOperators, productFlops } from './matmul.ts'
 import { normaliseOperators } from './normalise.ts'
 import { operatorOf } from './operator.ts'
+import { quantisedOperators } from './quantised.ts'
 import { reduceOperators } from './reduce.ts'
 
 /** The operators of this room by name. An operator defined elsewhere works the same; here every one is tested. */
@@ -17,9 +18,8 @@ export const operators = {
   ...layoutOperators,
   ...indexingOperators,
   ...normaliseOperators,
+  ...quantisedOperators,
 }
-
-export type OperatorName = keyof typeof operators
 
 /** Encodes a graph as ONNX with the emission of each operator. */
 export function encodeGraph(graph: Graph): EncodedModel {

@@ -2,10 +2,13 @@ import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
 import { ClaraError } from '../errors.ts'
 import { type DType, elementCount, type HostTensor } from '../graph/dtype.ts'
-import type { EncodedModel } from '../graph/onnx.ts'
-import { type Shape, showShape } from '../graph/shape.ts'
+import { addInput, addOutput, createGraph } from '../graph/graph.ts'
+import { type EncodedModel, encodeModel } from '../graph/onnx.ts'
+import { createSession, type Resident, requireWeight, type Session } from './session.ts'
 
-/** Where graphs run. `cpu` is always there; the others as the installed ONNX Runtime has them. */
+export type { Resident, Session, Store } from './session.ts'
+
+/** Where graphs run. `cpu` is always there; the others as the installed ONNX Runtime and the machine have them. */
 export const devices = ['cpu', 'webgpu', 'cuda', 'coreml'] as const
 export type Device = (typeof devices)[number]
 
@@ -16,30 +19,12 @@ export interface RuntimeOptions {
   readonly threads?: number
 }
 
-/** A tensor that stays in the runtime's thread between runs. */
-export interface Resident {
-  readonly resident: number
-}
-
-/** Writes an output into a resident tensor, from `start` along `axis`, instead of returning it. */
-export interface Store extends Resident {
-  readonly axis: number
-  readonly start: number
-}
-
-export interface RunOptions {
-  /** Outputs to return. Default: all that are not stored. Every output of a graph is computed in any case. */
-  readonly fetch?: readonly string[]
-  readonly store?: Readonly<Record<string, Store>>
-}
-
-export type Feeds = Readonly<Record<string, HostTensor | Resident>>
-
-/** A graph made ready to run. */
-export interface Session extends AsyncDisposable {
-  readonly model: EncodedModel
-  run(feeds: Feeds, options?: RunOptions): Promise<Record<string, HostTensor>>
-  close(): Promise<void>
+export interface SessionOptions {
+  /**
+   * Whether the session keeps the memory of its intermediate results for the next run, or gives it back after each: slower,
+   * but several sessions then never hold more than the largest of them needs. Default: true.
+   */
+  readonly keepMemory?: boolean
 }
 
 /** ONNX Runtime in a thread of its own. */
@@ -47,9 +32,14 @@ export interface Runtime extends AsyncDisposable {
   readonly device: Device
   readonly threads: number
   /** Opens a session. `weights` must hold every weight that the model names; shared memory is not copied on the way. */
-  open(model: EncodedModel, weights?: ReadonlyMap<string, HostTensor>): Promise<Session>
+  open(model: EncodedModel, weights?: ReadonlyMap<string, HostTensor>, options?: SessionOptions): Promise<Session>
   /** A tensor of zeros that stays in the runtime. */
   allocate(dtype: DType, dims: readonly number[]): Promise<Resident>
+  /**
+   * A tensor that can be fed without crossing to the runtime's thread at every run, such as one of a model's many layers.
+   * It is copied into shared memory unless it lies there already, and must not change afterwards.
+   */
+  share(value: HostTensor): Promise<Resident>
   /** Gives a resident tensor another length along an axis: what fits is kept, the rest is zero. */
   resize(resident: Resident, axis: number, length: number): Promise<void>
   /** A copy of a resident tensor. */
@@ -154,7 +144,7 @@ export async function openRuntime(options: RuntimeOptions = {}): Promise<Runtime
   const runtime: Runtime = {
     device,
     threads,
-    async open(model, weights = new Map()) {
+    async open(model, weights = new Map(), { keepMemory = true } = {}) {
       const externalData = model.weights.map(({ name, dtype, dims }) => ({
         path: name,
         data: bytesOf(requireWeight(model, name, dtype, dims, weights)),
@@ -165,7 +155,7 @@ export async function openRuntime(options: RuntimeOptions = {}): Promise<Runtime
         intraOpNumThreads: threads,
         executionMode: 'sequential',
         enableMemPattern: false,
-        enableCpuMemArena: true,
+        enableCpuMemArena: keepMemory,
         logSeverityLevel: 3,
       }
       await call('open', { session, bytes: model.bytes, weights: externalData, options: sessionOptions })
@@ -174,6 +164,11 @@ export async function openRuntime(options: RuntimeOptions = {}): Promise<Runtime
     async allocate(dtype, dims) {
       const resident = nextId++
       await call('allocate', { resident, value: { dtype, dims, data: new arrays[dtype](elementCount(dims)) } })
+      return { resident }
+    },
+    async share(value) {
+      const resident = nextId++
+      await call('allocate', { resident, value: toShared(value) })
       return { resident }
     },
     resize: ({ resident }, axis, length) => call('resize', { resident, axis, length }),
@@ -186,12 +181,33 @@ export async function openRuntime(options: RuntimeOptions = {}): Promise<Runtime
     [Symbol.asyncDispose]: () => runtime.close(),
   }
 
+  // a provider may be listed and still lack its library or its hardware, so others than the CPU are tried
+  const failureOf = async (candidate: Device): Promise<Error | undefined> => {
+    const session = nextId++
+    const settings = { executionProviders: [candidate], logSeverityLevel: 4 }
+    try {
+      await call('open', { session, bytes: smallestModel(), weights: [], options: settings })
+      await call('close', { session })
+      return undefined
+    } catch (error) {
+      return error as Error
+    }
+  }
   try {
-    const available = await call<string[]>('backends')
-    if (!available.includes(device)) {
-      throw new ClaraError(`Device '${device}' is not available in the installed ONNX Runtime.`, {
-        expected: `one of ${available.join(', ')}`,
-        hint: "Use device 'cpu', or install an ONNX Runtime package that has this provider.",
+    const listed = await call<string[]>('backends')
+    const failure =
+      device === 'cpu' ? undefined : listed.includes(device) ? await failureOf(device) : notIncluded(device)
+    if (failure) {
+      const available: string[] = []
+      for (const candidate of devices) {
+        if (candidate === 'cpu') available.push(candidate)
+        else if (candidate !== device && listed.includes(candidate) && !(await failureOf(candidate)))
+          available.push(candidate)
+      }
+      throw new ClaraError(`Device '${device}' is not available: ${failure.message.trim()}.`, {
+        expected: `one of those available here: ${available.join(', ')}`,
+        hint: 'Choose one of these, or install what the device needs.',
+        cause: failure,
       })
     }
   } catch (error) {
@@ -199,6 +215,15 @@ export async function openRuntime(options: RuntimeOptions = {}): Promise<Runtime
     throw error
   }
   return runtime
+}
+
+const notIncluded = (device: string) => new ClaraError(`The installed ONNX Runtime does not include '${device}'.`)
+
+/** One input handed through. */
+function smallestModel(): Uint8Array {
+  const graph = createGraph('probe')
+  addOutput(graph, 'same', addInput(graph, 'any', 'float32', [1]))
+  return encodeModel(graph, () => []).bytes
 }
 
 const arrays = {
@@ -210,120 +235,6 @@ const arrays = {
   uint8: Uint8Array,
   bool: Uint8Array,
 } as const
-
-type Call = <Result>(action: string, message: Record<string, unknown>) => Promise<Result>
-
-function createSession(model: EncodedModel, session: number, call: Call): Session {
-  const outputs = model.outputs.map(({ name }) => name)
-  const self: Session = {
-    model,
-    async run(feeds, { fetch, store = {} } = {}) {
-      requireOutputs(model, [...(fetch ?? []), ...Object.keys(store)])
-      const given: Record<string, HostTensor | Resident> = {}
-      const sizes = new Map<string, Size>()
-      for (const { name, dtype, shape } of model.inputs) {
-        const value = feeds[name]
-        if (value === undefined) {
-          throw new ClaraError(`Graph '${model.name}' was run without its input '${name}'.`, {
-            expected: `${dtype}${showShape(shape)}`,
-          })
-        }
-        if ('resident' in value) given[name] = value
-        else {
-          checkFeed(model, name, dtype, shape, value)
-          checkSizes(model, name, shape, value, sizes)
-          given[name] = { ...value, data: ownBytes(value.data) }
-        }
-      }
-      const wanted = fetch ?? outputs.filter((name) => !(name in store))
-      const stores = Object.fromEntries(Object.entries(store).map(([name, place]) => [`out:${name}`, place]))
-      const fetches = [...new Set([...wanted, ...Object.keys(store)])].map((name) => `out:${name}`)
-      const results = await call<Record<string, HostTensor>>('run', { session, feeds: given, fetches, stores })
-      return Object.fromEntries(Object.entries(results).map(([name, value]) => [name.slice('out:'.length), value]))
-    },
-    close: () => call('close', { session }),
-    [Symbol.asyncDispose]: () => self.close(),
-  }
-  return self
-}
-
-function checkFeed(model: EncodedModel, name: string, dtype: DType, shape: Shape, value: HostTensor): void {
-  const fits =
-    value.dtype === dtype &&
-    value.dims.length === shape.length &&
-    shape.every((dim, axis) => typeof dim === 'string' || dim === value.dims[axis])
-  if (!fits) {
-    throw new ClaraError(`Input '${name}' of graph '${model.name}' does not fit.`, {
-      expected: `${dtype}${showShape(shape)}`,
-      received: `${value.dtype}${showShape(value.dims)}`,
-    })
-  }
-  if (value.data.length !== elementCount(value.dims)) {
-    throw new ClaraError(`Input '${name}' of graph '${model.name}' has ${value.data.length} values.`, {
-      expected: `${elementCount(value.dims)} for ${showShape(value.dims)}`,
-    })
-  }
-}
-
-interface Size {
-  readonly length: number
-  readonly input: string
-}
-
-/** One symbol stands for one length in all inputs of a run: ONNX Runtime plans its memory by that. */
-function checkSizes(
-  model: EncodedModel,
-  name: string,
-  shape: Shape,
-  value: HostTensor,
-  sizes: Map<string, Size>,
-): void {
-  shape.forEach((dim, axis) => {
-    const length = value.dims[axis]
-    if (typeof dim !== 'string' || length === undefined) return
-    const known = sizes.get(dim)
-    if (!known) sizes.set(dim, { length, input: name })
-    else if (known.length !== length) {
-      throw new ClaraError(`Input '${name}' of graph '${model.name}' does not fit: '${dim}' has two lengths.`, {
-        expected: `${known.length}, as in input '${known.input}'`,
-        received: String(length),
-      })
-    }
-  })
-}
-
-/** What a message can carry and ONNX Runtime takes: not shared, and no view, which would carry all of its buffer along. */
-function ownBytes(data: HostTensor['data']): HostTensor['data'] {
-  const whole = data.buffer instanceof ArrayBuffer && data.byteLength === data.buffer.byteLength
-  return whole ? data : data.slice()
-}
-
-function requireOutputs(model: EncodedModel, names: readonly string[]): void {
-  const known = model.outputs.map(({ name }) => name)
-  for (const name of names) {
-    if (!known.includes(name)) {
-      throw new ClaraError(`Graph '${model.name}' has no output '${name}'.`, { expected: `one of ${known.join(', ')}` })
-    }
-  }
-}
-
-function requireWeight(
-  model: EncodedModel,
-  name: string,
-  dtype: DType,
-  dims: readonly number[],
-  weights: ReadonlyMap<string, HostTensor>,
-): HostTensor {
-  const weight = weights.get(name)
-  if (!weight) throw new ClaraError(`Graph '${model.name}' needs the weight '${name}', which was not given.`)
-  if (weight.dtype !== dtype || weight.dims.join() !== dims.join()) {
-    throw new ClaraError(`Weight '${name}' does not fit graph '${model.name}'.`, {
-      expected: `${dtype}${showShape(dims)}`,
-      received: `${weight.dtype}${showShape(weight.dims)}`,
-    })
-  }
-  return weight
-}
 
 const bytesOf = ({ data }: HostTensor) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 

@@ -44,8 +44,9 @@ const actions = {
     if (!target) throw new Refusal(`Session ${session} is closed.`)
     /** @type {Record<string, ort.Tensor>} */
     const inputs = {}
+    const plain = lendCopies()
     for (const [name, value] of Object.entries(feeds)) {
-      inputs[name] = toTensor('resident' in value ? residentValue(value.resident) : value)
+      inputs[name] = toTensor('resident' in value ? plain(residentValue(value.resident)) : value)
     }
     const outputs = await target.run(inputs, fetches)
     /** @type {Record<string, Value>} */
@@ -98,6 +99,8 @@ const actions = {
   },
 
   async release({ resident }) {
+    const value = residents.get(resident)
+    for (const copy of [...copies]) if (copy.of === value) copies.delete(copy)
     residents.delete(resident)
     return { result: undefined }
   },
@@ -109,10 +112,40 @@ const actions = {
   },
 }
 
+const isShared = (/** @type {Value} */ { data }) => data.buffer instanceof SharedArrayBuffer
+
+/** Copies of shared residents, which ONNX Runtime does not take where they lie. @type {Set<{ data: any, of: Value }>} */
+const copies = new Set()
+
+/**
+ * Lends copies of shared residents for one run. A copy that is there already serves again; else the value is written over
+ * one of its size that this run does not use, so that the layers of a model take turns in the room of one.
+ */
+function lendCopies() {
+  const lent = new Set()
+  return (/** @type {Value} */ value) => {
+    if (!isShared(value)) return value
+    const { length, constructor: Kind } = value.data
+    const known = [...copies].find((copy) => copy.of === value)
+    const copy = known ??
+      [...copies].find(
+        ({ data }, index, all) => !lent.has(all[index]) && data.length === length && data.constructor === Kind,
+      ) ?? { data: new Kind(length), of: value }
+    if (copy !== known) {
+      copy.data.set(value.data)
+      copy.of = value
+      copies.add(copy)
+    }
+    lent.add(copy)
+    return { ...value, data: copy.data }
+  }
+}
+
 /**
  * @param {string} name @param {Value} value @param {Value} target @param {{ axis: number, start: number }} place
  */
 function requireRoom(name, value, target, { axis, start }) {
+  if (isShared(target)) throw new Refusal(`Output '${name.replace('out:', '')}' cannot be stored into a shared tensor.`)
   const shows = (/** @type {Value} */ { dtype, dims }) => `${dtype}[${dims.join(', ')}]`
   const aligned =
     value.dtype === target.dtype &&

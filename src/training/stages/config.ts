@@ -8,6 +8,15 @@ export const stageConfigSchema = trainingConfigSchema({
   base: z.string().min(1),
   /** Folder with the base model's tokenizer.json. Default: the base's own. */
   tokenizer: z.string().min(1).optional(),
+  /** Folder of an earlier run whose last parameters this one starts from. Default: fresh adapters. */
+  initialise: z.string().min(1).optional(),
+  /** Threads of the computation. Default: all cores. */
+  threads: z.number().int().positive().optional(),
+  /**
+   * fast: the whole step in one graph. saving: one layer at a time, in about a third of the memory and half as long again.
+   * Default: fast. Left out rather than filled in, so that runs saved without this setting still resume.
+   */
+  memoryMode: z.enum(['fast', 'saving']).optional(),
   compressor: compressorConfig.prefault({}),
   /** Longest document, in tokens. */
   docMaxLength: z.number().int().positive().default(256),

@@ -30,12 +30,9 @@ export interface TrainingGraph {
   readonly parameters: readonly string[]
 }
 
-/** Layers whose input one dropout mask covers: attention, output, feed-forward and down projection. */
-const SITES_PER_LAYER = 4
-
 /** Dropout factors that a step over `rows` positions needs. */
 export const dropoutLength = (config: DecoderConfig, rows: number): number =>
-  noiseLength(rows * config.intermediate_size, SITES_PER_LAYER * config.num_hidden_layers)
+  noiseLength(rows * config.intermediate_size, config.num_hidden_layers)
 
 /**
  * Stages 1 and 1_2 (paper section 3.3): compressor and generator learn together from L = CE + λ · MSE.

@@ -1,24 +1,18 @@
-import { dirname, extname } from 'node:path'
-import { openWeights } from '../../checkpoint/weights.ts'
-import { loadBase } from '../../clara/base.ts'
 import { SALIENT } from '../../clara/compressor.ts'
-import { claraTokens } from '../../clara/prompts.ts'
 import { createRandom } from '../../data/random.ts'
 import { ClaraError } from '../../errors.ts'
 import { float32, type HostTensor } from '../../graph/dtype.ts'
 import { initialAdapter } from '../../lora/adapters.ts'
 import { openRuntime } from '../../runtime/runtime.ts'
-import { loadTokenizer } from '../../tokenizer/load.ts'
-import { standardisedIdf } from '../idf.ts'
+import { readLastCheckpoint } from '../checkpoint.ts'
+import type { TrainableModel } from '../model.ts'
 import { train, type TrainingProgress, type TrainingResult } from '../trainer.ts'
-import { stageBatches } from './batches.ts'
 import type { StageConfig } from './config.ts'
 import { controlBatches, meanLoss } from './evaluation.ts'
+import { openStage1Layerwise } from './layerwise.ts'
+import { stageIdf, stageMaterial } from './material.ts'
 import type { SampleOptions } from './samples.ts'
-import { openStage1, openStage1Evaluation, type Stage1ModelOptions } from './stage1.ts'
-
-/** Name under which a run keeps the rarity of tokens, beside the learned parameters. */
-export const IDF = 'salient.idf'
+import { openStage1, openStage1Evaluation, type Stage1ModelOptions, type StageBatch } from './stage1.ts'
 
 export interface StageRunOptions {
   readonly config: StageConfig
@@ -33,55 +27,46 @@ export async function runStage1({ config, ...options }: StageRunOptions): Promis
   if (config.stage !== 'stage1' && config.stage !== 'stage1_2') {
     throw new ClaraError(`The stage '${config.stage}' cannot be trained yet.`, { expected: 'stage1 or stage1_2' })
   }
-  const { compressor } = config
-  const fixedCount = Math.floor(config.docMaxLength / (config.compressionRates[0] ?? 1))
-  const memoryInInput = compressor.memory === 'tokens'
-  const memoryTokens = config.differentMemTokens ? fixedCount : 1
-  const baseTokenizer = await loadTokenizer(config.tokenizer ?? (extname(config.base) === '' ? config.base : dirname(config.base)))
-  const tokenizer = baseTokenizer.withAddedTokens(claraTokens({ count: fixedCount, differentMemTokens: config.differentMemTokens }))
-  await using source = await openWeights(config.base)
-  const base = await loadBase(source, {
-    baseVocabulary: baseTokenizer.vocabularySize,
-    vocabulary: tokenizer.vocabularySize,
-    seed: config.seed,
-  })
-
-  const optionsAt = (rate: number): SampleOptions => ({
-    tokenizer,
-    docMaxLength: config.docMaxLength,
-    memoryCount: (textTokens) => (compressor.proportional ? Math.max(1, Math.ceil(textTokens / rate)) : fixedCount),
-    differentMemTokens: config.differentMemTokens,
-    memoryInInput,
-    maxLength: config.maxLength,
-    questionsPerRow: config.questionsPerRow,
-  })
-  const { batches, texts } = await stageBatches(config, optionsAt)
-  const parameters = initialParameters(config, base.config, memoryInInput ? memoryTokens : 0, base.embeddingNorm)
-  const idf =
-    compressor.memory === 'salient'
-      ? standardisedIdf(distinct(texts).map((text) => tokenizer.encode(text)), base.vocabulary)
-      : undefined
-
-  await using runtime = await openRuntime()
+  const material = await stageMaterial(config)
+  const { base, memoryTokens } = material
+  const memoryRows = config.compressor.memory === 'tokens' ? memoryTokens : 0
+  const parameters = initialParameters(config, base.config, memoryRows, base.embeddingNorm)
+  if (config.initialise !== undefined) await takeParameters(config.initialise, parameters)
+  await using runtime = await openRuntime(config.threads === undefined ? {} : { threads: config.threads })
   const modelOptions: Stage1ModelOptions = {
     runtime,
     base,
     lora: { rank: config.lora.rank, alpha: config.lora.alpha },
-    pooling: { config: compressor, fixedCount, idf },
+    pooling: { config: config.compressor, fixedCount: material.fixedCount, idf: stageIdf(config, material) },
     memoryTokens,
-    firstMemoryToken: baseTokenizer.vocabularySize,
-    padId: tokenizer.padId,
+    firstMemoryToken: material.firstMemoryToken,
+    padId: material.tokenizer.padId,
     positions: config.maxLength,
     dropout: config.lora.dropout,
     mseWeight: config.mseWeight,
     parameters,
   }
-  const model = await openStage1(modelOptions)
-  const evaluate = await evaluation(config, optionsAt, modelOptions)
-  return await train({ model, batches, config, runFolder: config.output, ...options, ...(evaluate ? { evaluate } : {}) })
+  const { model, openLoss } = await openModel(config, modelOptions)
+  const evaluate = await evaluation(config, material.optionsAt, openLoss)
+  return await train({ model, batches: material.batches, config, runFolder: config.output, ...options, ...(evaluate ? { evaluate } : {}) })
 }
 
-const distinct = (texts: readonly string[]) => [...new Set(texts)]
+/** Copies the parameters of another run's last checkpoint over the fresh ones; those it lacks stay fresh. */
+async function takeParameters(runFolder: string, parameters: ReadonlyMap<string, HostTensor>): Promise<void> {
+  const last = await readLastCheckpoint(runFolder)
+  if (!last) {
+    throw new ClaraError(`There is no checkpoint in ${runFolder} to start from.`, { hint: "Check the setting 'initialise'." })
+  }
+  for (const [name, values] of last.parameters) {
+    const target = parameters.get(name)
+    if (target?.data.length !== values.length) {
+      throw new ClaraError(`The parameter '${name}' in ${last.folder} does not fit this run.`, {
+        hint: 'The earlier run must have the same base, rank and compressor.',
+      })
+    }
+    ;(target.data as Float32Array).set(values)
+  }
+}
 
 /** Fresh parameters: adapters that change nothing, memory-token rows as noise at the embeddings' norm, salient weights of the design. */
 function initialParameters(
@@ -109,16 +94,30 @@ function initialParameters(
   return parameters
 }
 
-async function evaluation(config: StageConfig, optionsAt: (rate: number) => SampleOptions, modelOptions: Stage1ModelOptions) {
+type Loss = (batch: StageBatch) => Promise<number>
+
+/** The model to train, and what opens its loss for evaluation. */
+async function openModel(
+  { memoryMode }: StageConfig,
+  options: Stage1ModelOptions,
+): Promise<{ model: TrainableModel<StageBatch>; openLoss: () => Promise<Loss> }> {
+  if (memoryMode === 'saving') {
+    const model = await openStage1Layerwise(options)
+    return { model, openLoss: async () => model.loss }
+  }
+  return { model: await openStage1(options), openLoss: async () => (await openStage1Evaluation(options)).loss }
+}
+
+async function evaluation(config: StageConfig, optionsAt: (rate: number) => SampleOptions, openLoss: () => Promise<Loss>) {
   const [file] = config.evaluation.data
   if (!file) return undefined
   const rate = config.compressionRates[0] ?? 1
   const controls = await controlBatches(file.file, config.evaluation.samples, optionsAt(rate), rate)
-  const model = await openStage1Evaluation(modelOptions)
+  const loss = await openLoss()
   return async () => ({
-    loss: await meanLoss(controls.right, model.loss),
-    lossWrongMemory: await meanLoss(controls.wrong, model.loss),
-    lossNoMemory: await meanLoss(controls.none, model.loss),
-    lossFullText: await meanLoss(controls.text, model.loss),
+    loss: await meanLoss(controls.right, loss),
+    lossWrongMemory: await meanLoss(controls.wrong, loss),
+    lossNoMemory: await meanLoss(controls.none, loss),
+    lossFullText: await meanLoss(controls.text, loss),
   })
 }

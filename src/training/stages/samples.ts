@@ -2,14 +2,13 @@ import { type EncodedDocument, type GeneratorRow, packPrompts } from '../../clar
 import {
   answerPrompt,
   documentSlot,
-  encodeDocument,
-  type MemoryTokenOptions,
   paraphrasePrompt,
   paraphraseVariants,
   qaPairsPrompt,
   questionAnswerLines,
   trainingPrompt,
 } from '../../clara/prompts.ts'
+import { compressorDocument } from '../../clara/document.ts'
 import type { Random } from '../../data/random.ts'
 import type { Paraphrase, Passage, PoolQuestion } from '../../data/schemas.ts'
 import type { Tokenizer } from '../../tokenizer/types.ts'
@@ -45,12 +44,8 @@ export interface Chunk {
 /** A document as the compressor reads it. */
 export function encodeText(text: string, options: SampleOptions): EncodedDocument {
   const { tokenizer, docMaxLength, memoryInInput, differentMemTokens } = options
-  if (memoryInInput) {
-    const memory: MemoryTokenOptions = { count: options.memoryCount(docMaxLength), differentMemTokens }
-    return encodeDocument(tokenizer, text, { docMaxLength, memory })
-  }
-  // pooled memory counts text tokens alone: one fewer than the published limit leaves exactly docMaxLength of them
-  return encodeDocument(tokenizer, text, { docMaxLength: docMaxLength - 1 })
+  const memory = memoryInInput ? { count: options.memoryCount(docMaxLength), differentMemTokens } : undefined
+  return compressorDocument(tokenizer, text, docMaxLength, memory)
 }
 
 const textTokens = ({ text: [start, end] }: EncodedDocument) => end - start

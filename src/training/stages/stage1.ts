@@ -39,7 +39,8 @@ export interface Stage1ModelOptions {
   readonly parameters: ReadonlyMap<string, HostTensor>
 }
 
-const graphOptions = (options: Stage1ModelOptions): Stage1Options => ({
+/** The graphs' side of the model's options. */
+export const graphOptions = (options: Stage1ModelOptions): Stage1Options => ({
   config: options.base.config,
   vocabulary: options.base.vocabulary,
   positions: options.positions,
@@ -64,7 +65,8 @@ export function stageFeeds(batch: StageBatch, options: Stage1ModelOptions, label
   return { ...feeds, ...generatorBatch(batch.rows, { padId, isMemory, memoryCounts, labelWeight }) }
 }
 
-const labelCount = (batch: StageBatch) => batch.rows.reduce((sum, row) => sum + row.labels.length, 0)
+/** Positions of a batch that carry a label. */
+export const labelCount = (batch: StageBatch) => batch.rows.reduce((sum, row) => sum + row.labels.length, 0)
 
 /** Stage 1 and 1_2 behind the trainer's interface. */
 export async function openStage1(
@@ -121,14 +123,15 @@ export async function openStage1Evaluation(options: Stage1ModelOptions): Promise
   }
 }
 
-function parameterOf(parameters: ReadonlyMap<string, HostTensor>, name: string): HostTensor {
+/** The current value of a parameter. */
+export function parameterOf(parameters: ReadonlyMap<string, HostTensor>, name: string): HostTensor {
   const value = parameters.get(name)
   if (!value) throw new RangeError(`The parameter '${name}' has no value.`)
   return value
 }
 
 /** 0 with probability `dropout`, else 1 / (1 - dropout): xorshift32 from the step's seed, so that a resumed run repeats it. */
-function dropoutFactors(feeds: Feeds, { base, dropout }: Stage1ModelOptions, seed: number): HostTensor {
+export function dropoutFactors(feeds: Feeds, { base, dropout }: Stage1ModelOptions, seed: number): HostTensor {
   const rows = Math.max(feeds['ids']?.data.length ?? 0, feeds['promptIds']?.data.length ?? 0)
   const factors = new Float32Array(dropoutLength(base.config, rows))
   const kept = 1 / (1 - dropout)

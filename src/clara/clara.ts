@@ -1,0 +1,343 @@
+import { createRandom } from '../data/random.ts'
+import { ClaraError } from '../errors.ts'
+import type { HostTensor } from '../graph/dtype.ts'
+import type { Role } from '../lora/adapters.ts'
+import { factorName } from '../lora/adapters.ts'
+import { openCachedModel } from '../model/cached.ts'
+import { type GenerationPrompt, generateTokens, type LanguageModel } from '../model/generate.ts'
+import type { SamplingOptions } from '../model/sampling.ts'
+import { gather } from '../ops/indexing.ts'
+import { type Device, openRuntime, type Runtime } from '../runtime/runtime.ts'
+import type { ChatMessage } from '../tokenizer/types.ts'
+import { loraSize, memoryLength } from './config.ts'
+import { type EncodedText, encodeText } from './document.ts'
+import { type Encoder, joinMemories, type Memory, openEncoder } from './encoder.ts'
+import { inferenceRole, type WeightKind } from './inference.ts'
+import { type ClaraModel, embeddedModel, loadModel } from './model.ts'
+import { embeddingTable } from './network.ts'
+import { answerPrompt, documentSlot, fullTextPrompt, paraphrasePrompt, paraphraseVariants, promptIds } from './prompts.ts'
+import { memorySimilarity } from './similarity.ts'
+import { hardTopK } from './topk.ts'
+
+export interface LoadOptions {
+  /** Where to run. Default: `cpu`. */
+  readonly device?: Device
+  /** Threads. Default: all cores. */
+  readonly threads?: number
+  /** How weights are held. Default: `int8`, which answers faster; `fp32` gives the published numbers. */
+  readonly weights?: WeightKind
+}
+
+export interface AnswerOptions {
+  /** Default: the model's max_new_tokens. */
+  readonly maxNewTokens?: number
+  /** Default: greedy. */
+  readonly sampling?: SamplingOptions
+  readonly signal?: AbortSignal
+}
+
+export interface RetrievalOptions extends AnswerOptions {
+  /** Documents the generator reads, the best first. Default: the model's generation_top_k. */
+  readonly topK?: number
+}
+
+export interface RetrievedAnswer {
+  readonly answer: string
+  /** Documents that were read, by index into the question's pool, the best first. */
+  readonly documents: readonly number[]
+  /** Score of every document of the pool. */
+  readonly scores: readonly number[]
+}
+
+export interface CompressOptions {
+  /** Text positions per memory token, where memory is proportional to length. Default: the model's compr_rate. */
+  readonly rate?: number
+  readonly signal?: AbortSignal
+}
+
+/** Longest sequence that the generator is opened for. */
+const MAX_POSITIONS = 4096
+
+/**
+ * A CLaRa model ready to use: it compresses documents into memory tokens, scores them against questions in the same space,
+ * and answers from them. Holds a runtime thread: close it, or use it with `await using`.
+ *
+ * The methods named generateFrom… are those of the published code, with the same meaning.
+ */
+export class Clara implements AsyncDisposable {
+  readonly model: ClaraModel
+  readonly #runtime: Runtime
+  readonly #encoder: Encoder
+  readonly #queryReasoner: Encoder
+  readonly #generator: LanguageModel
+
+  private constructor(model: ClaraModel, runtime: Runtime, encoder: Encoder, queryReasoner: Encoder, generator: LanguageModel) {
+    this.model = model
+    this.#runtime = runtime
+    this.#encoder = encoder
+    this.#queryReasoner = queryReasoner
+    this.#generator = generator
+  }
+
+  /**
+   * Loads a model folder, by default the model that comes with the package.
+   * @throws ClaraError when files are missing or damaged, or the device is not there.
+   */
+  static async load(folder: string = embeddedModel(), options: LoadOptions = {}): Promise<Clara> {
+    return Clara.open(await loadModel(folder), options)
+  }
+
+  /** Makes a model that is already in memory ready to use. */
+  static async open(model: ClaraModel, { weights = 'int8', ...runtimeOptions }: LoadOptions = {}): Promise<Clara> {
+    const runtime = await openRuntime(runtimeOptions)
+    try {
+      const encoder = await openRole(model, runtime, 'encoder_adapter', weights)
+      // until stage 3 has trained one, the compressor reads questions too
+      const hasReasoner = model.parameters.has(factorName(0, 'self_attn.q_proj', 'A', 'query_reasoner_adapter'))
+      const queryReasoner = hasReasoner ? await openRole(model, runtime, 'query_reasoner_adapter', weights) : encoder
+      return new Clara(model, runtime, encoder, queryReasoner, await openGenerator(model, runtime, weights))
+    } catch (error) {
+      await runtime.close()
+      throw error
+    }
+  }
+
+  /** Compresses documents into memory, in order. A document longer than doc_max_length is cut, which its memory says. */
+  async compressDocuments(documents: readonly string[], options: CompressOptions = {}): Promise<DocumentMemory[]> {
+    const encoded = documents.map((text, index) => encodeText(this.model, text, `Document ${index}`))
+    return this.#encode(this.#encoder, encoded, options)
+  }
+
+  /** Memory of questions, for scoring documents with {@link score}. */
+  async compressQuestions(questions: readonly string[], options: CompressOptions = {}): Promise<DocumentMemory[]> {
+    const encoded = questions.map((text, index) => encodeText(this.model, text, `Question ${index}`))
+    return this.#encode(this.#queryReasoner, encoded, options)
+  }
+
+  async #encode(encoder: Encoder, texts: readonly EncodedText[], options: CompressOptions): Promise<DocumentMemory[]> {
+    const memories = await encoder.encode(
+      texts.map(({ document }) => document),
+      options,
+    )
+    return memories.map((memory, index) => ({ ...memory, truncatedTokens: texts[index]?.truncatedTokens ?? 0 }))
+  }
+
+  /** How well a document's memory fits a question's: the model's own similarity. */
+  score(question: Memory, document: Memory): number {
+    const { similarity } = this.model.config.compressor
+    return memorySimilarity(similarity, question.tokens, document.tokens, this.model.base.config.hidden_size)
+  }
+
+  /** Compresses each question's documents and answers from their memory. */
+  async generateFromText(
+    questions: readonly string[],
+    documents: readonly (readonly string[])[],
+    options: AnswerOptions = {},
+  ): Promise<string[]> {
+    requirePerQuestion(questions, documents)
+    const flat = await this.compressDocuments(documents.flat(), signalOf(options))
+    return this.generateFromCompressedDocumentsAndQuestions(questions, regroup(flat, documents), options)
+  }
+
+  /** Answers from memories: `memories[i]` are those of question i, in the order the generator should read them. */
+  async generateFromCompressedDocumentsAndQuestions(
+    questions: readonly string[],
+    memories: readonly (readonly Memory[])[],
+    options: AnswerOptions = {},
+  ): Promise<string[]> {
+    requirePerQuestion(questions, memories)
+    const prompts = questions.map((question, index) => this.#memoryPrompt(memories[index] ?? [], (slots) => answerPrompt(question, slots)))
+    return this.#write(prompts, memories.flat(), options)
+  }
+
+  /** Finds the `topK` documents of each question's pool in latent space and answers from their memory. */
+  async generateFromQuestions(
+    questions: readonly string[],
+    documents: readonly (readonly string[])[],
+    options: RetrievalOptions = {},
+  ): Promise<RetrievedAnswer[]> {
+    requirePerQuestion(questions, documents)
+    const topK = options.topK ?? this.model.config.generation_top_k
+    const asked = await this.compressQuestions(questions, signalOf(options))
+    const pools = regroup(await this.compressDocuments(documents.flat(), signalOf(options)), documents)
+    const scores = pools.map((pool, index) => pool.map((memory) => this.score(asked[index] as Memory, memory)))
+    const chosen = scores.map((row) => hardTopK(row, topK))
+    const memories = chosen.map((places, index) => places.map((place) => pools[index]?.[place] as Memory))
+    const answers = await this.generateFromCompressedDocumentsAndQuestions(questions, memories, options)
+    return answers.map((answer, index) => ({ answer, documents: chosen[index] ?? [], scores: scores[index] ?? [] }))
+  }
+
+  /** Says each document otherwise, from its memory, asked in one of the 13 ways of training (seeded by `sampling.seed`). */
+  async generateFromParaphrase(documents: readonly string[], options: AnswerOptions = {}): Promise<string[]> {
+    const memories = await this.compressDocuments(documents, signalOf(options))
+    const random = createRandom(options.sampling?.seed ?? 0)
+    const prompts = memories.map((memory) =>
+      this.#memoryPrompt([memory], (slots) => paraphrasePrompt(slots, random.int(paraphraseVariants))),
+    )
+    return this.#write(prompts, memories, options)
+  }
+
+  /** The control: answers while reading the documents' full text instead of their memory. */
+  async generateFromFullText(
+    questions: readonly string[],
+    documents: readonly (readonly string[])[],
+    options: AnswerOptions = {},
+  ): Promise<string[]> {
+    requirePerQuestion(questions, documents)
+    const prompts = questions.map((question, index) => ({
+      ids: promptIds(this.model.tokenizer, fullTextPrompt(question, documents[index] ?? [])),
+    }))
+    return this.#write(prompts, [], options)
+  }
+
+  /** Streams the answer to one question from memories, piece by piece. */
+  async *streamAnswer(question: string, memories: readonly Memory[], options: AnswerOptions = {}): AsyncGenerator<string, void, undefined> {
+    const prompt = this.#memoryPrompt(memories, (slots) => answerPrompt(question, slots))
+    yield* this.#stream(prompt, memories, options)
+  }
+
+  /** Streams the answer to one question from full text. */
+  async *streamFullTextAnswer(question: string, documents: readonly string[], options: AnswerOptions = {}): AsyncGenerator<string, void, undefined> {
+    yield* this.#stream({ ids: promptIds(this.model.tokenizer, fullTextPrompt(question, documents)) }, [], options)
+  }
+
+  /** Positions of the prompt that asks a question over memories, and over the documents' text. */
+  promptTokens(question: string, source: { readonly memories: readonly Memory[] } | { readonly documents: readonly string[] }): number {
+    const { tokenizer } = this.model
+    if ('documents' in source) return promptIds(tokenizer, fullTextPrompt(question, source.documents)).length
+    return this.#memoryPrompt(source.memories, (slots) => answerPrompt(question, slots)).ids.length
+  }
+
+  async close(): Promise<void> {
+    await this.#runtime.close()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  #memoryPrompt(memories: readonly Memory[], messages: (slots: ReturnType<typeof documentSlot>[]) => ChatMessage[]): GenerationPrompt {
+    const { config, tokenizer, firstMemoryToken, memoryTokens } = this.model
+    const slots = memories.map(({ shape }) => documentSlot({ count: shape[0], differentMemTokens: config.different_mem_tokens }))
+    const ids = promptIds(tokenizer, messages(slots))
+    let next = 0
+    const memoryRows = ids.map((id) => (id >= firstMemoryToken && id < firstMemoryToken + memoryTokens ? next++ : -1))
+    return { ids, memoryRows }
+  }
+
+  /** Continues prompts whose memories lie one after the other in `memories`. */
+  async #write(prompts: readonly GenerationPrompt[], memories: readonly Memory[], options: AnswerOptions): Promise<string[]> {
+    const { tokenizer } = this.model
+    const rows: number[][] = prompts.map(() => [])
+    for await (const tokens of this.#tokens(prompts, memories, options)) {
+      tokens.forEach((token, row) => {
+        if (token !== undefined) rows[row]?.push(token)
+      })
+    }
+    return rows.map((ids) => tokenizer.decode(ids, { skipSpecials: true }).trim())
+  }
+
+  async *#stream(prompt: GenerationPrompt, memories: readonly Memory[], options: AnswerOptions): AsyncGenerator<string, void, undefined> {
+    const decoder = this.model.tokenizer.streamDecoder({ skipSpecials: true })
+    for await (const [token] of this.#tokens([prompt], memories, options)) {
+      const text = token === undefined ? '' : decoder.push(token)
+      if (text !== '') yield text
+    }
+    const rest = decoder.finish()
+    if (rest !== '') yield rest
+  }
+
+  #tokens(prompts: readonly GenerationPrompt[], memories: readonly Memory[], options: AnswerOptions) {
+    const { tokenizer, config, base } = this.model
+    let first = 0
+    const placed = prompts.map((prompt) => {
+      const memoryRows = prompt.memoryRows?.map((row) => (row < 0 ? row : row + first))
+      first += prompt.memoryRows?.filter((row) => row >= 0).length ?? 0
+      return { ids: prompt.ids, ...(memoryRows ? { memoryRows } : {}) }
+    })
+    const memory: HostTensor | undefined = memories.length > 0 ? joinMemories(memories, base.config.hidden_size) : undefined
+    return generateTokens(this.#generator, placed, memory, {
+      maxNewTokens: options.maxNewTokens ?? config.max_new_tokens,
+      stopIds: [tokenizer.eosId],
+      padId: tokenizer.padId,
+      ...(options.sampling ? { sampling: options.sampling } : {}),
+      ...(options.signal ? { signal: options.signal } : {}),
+    })
+  }
+}
+
+/** A document's memory, and how many of its tokens did not fit the compressor. */
+export interface DocumentMemory extends Memory {
+  readonly truncatedTokens: number
+}
+
+const signalOf = ({ signal }: AnswerOptions): CompressOptions => (signal ? { signal } : {})
+
+function requirePerQuestion(questions: readonly string[], lists: readonly unknown[]): void {
+  if (questions.length !== lists.length) {
+    throw new ClaraError(`There are ${questions.length} questions for ${lists.length} lists of documents.`, {
+      expected: 'one list of documents for each question',
+    })
+  }
+}
+
+function regroup<Item>(flat: readonly Item[], like: readonly (readonly unknown[])[]): Item[][] {
+  let offset = 0
+  return like.map(({ length }) => {
+    offset += length
+    return flat.slice(offset - length, offset)
+  })
+}
+
+async function openRole(model: ClaraModel, runtime: Runtime, role: Role, kind: WeightKind): Promise<Encoder> {
+  const { base, config, parameters, tokenizer, idf, memoryTokens } = model
+  const layers = config.compressor.compressorLayers ?? base.config.num_hidden_layers
+  const prepared = await inferenceRole({
+    runtime,
+    base,
+    adapters: parameters,
+    role,
+    size: loraSize(config),
+    layers,
+    kind,
+    head: false,
+  })
+  return openEncoder({
+    runtime,
+    base,
+    role: prepared,
+    parameters,
+    pooling: { config: config.compressor, rate: config.compr_rate, fixedCount: memoryLength(config), idf },
+    memoryTokens,
+    padId: tokenizer.padId,
+    positions: config.doc_max_length + memoryLength(config) + 16,
+  })
+}
+
+async function openGenerator(model: ClaraModel, runtime: Runtime, kind: WeightKind): Promise<LanguageModel> {
+  const { base, config, parameters, tokenizer } = model
+  const { max_position_embeddings: longest, sliding_window: window } = base.config
+  // within its window a sliding attention is a full one
+  const maxPositions = Math.min(MAX_POSITIONS, longest, window ?? longest)
+  const role = await inferenceRole({
+    runtime,
+    base,
+    adapters: parameters,
+    role: 'decoder_adapter',
+    size: loraSize(config),
+    layers: base.config.num_hidden_layers,
+    kind,
+    head: true,
+  })
+  return openCachedModel({
+    runtime,
+    config: base.config,
+    maxPositions,
+    padId: tokenizer.padId,
+    weights: role.weights,
+    parts: (graph) => {
+      const declared = role.declare(graph, maxPositions)
+      return { decoder: declared.decoder, head: declared.head, embed: (ids) => gather(embeddingTable(declared.base), ids) }
+    },
+  })
+}

@@ -1,0 +1,56 @@
+import type { ClaraConfig } from '../../clara/config.ts'
+import { saveModel } from '../../clara/model.ts'
+import { ClaraError } from '../../errors.ts'
+import { float32, type HostTensor } from '../../graph/dtype.ts'
+import { readBestCheckpoint, readLastCheckpoint } from '../checkpoint.ts'
+import { checkConfig } from '../config.ts'
+import { stageConfigSchema } from './config.ts'
+import { stageIdf, stageMaterial, tokenizerFolder } from './material.ts'
+
+export interface PackOptions {
+  readonly runFolder: string
+  readonly modelFolder: string
+  /** Which checkpoint: the newest, or the best by the run's evaluation metric. */
+  readonly which: 'last' | 'best'
+}
+
+/** Turns a run's checkpoint into a model folder that {@link loadModel} opens. */
+export async function packRun({ runFolder, modelFolder, which }: PackOptions): Promise<{ step: number; folder: string }> {
+  const checkpoint = await (which === 'best' ? readBestCheckpoint(runFolder) : readLastCheckpoint(runFolder))
+  if (!checkpoint) {
+    throw new ClaraError(`There is no ${which} checkpoint in ${runFolder}.`, { hint: 'Name the output folder of a training run.' })
+  }
+  const config = checkConfig(checkpoint.state.config, stageConfigSchema, `of ${checkpoint.folder}`)
+  const [rate = 1] = config.compressionRates
+  const clara: ClaraConfig = {
+    compr_rate: rate,
+    doc_max_length: config.docMaxLength,
+    different_mem_tokens: config.differentMemTokens,
+    lora_r: config.lora.rank,
+    lora_alpha: config.lora.alpha,
+    generation_top_k: config.documents.maximum,
+    max_new_tokens: 64,
+    compressor: config.compressor,
+  }
+  const material = await stageMaterial(config)
+  const parameters = new Map<string, HostTensor>()
+  for (const [name, values] of checkpoint.parameters) parameters.set(name, float32(values, dimsOf(name, values, config.lora.rank)))
+  await saveModel({
+    folder: modelFolder,
+    basePath: config.base,
+    tokenizerFolder: tokenizerFolder(config),
+    base: material.base,
+    config: clara,
+    stage: config.stage,
+    parameters,
+    idf: stageIdf(config, material),
+  })
+  return { step: checkpoint.state.step, folder: checkpoint.folder }
+}
+
+/** Shapes of parameters, which training keeps as flat arrays. */
+function dimsOf(name: string, values: Float32Array, rank: number): readonly number[] {
+  if (name.includes('.lora_A.')) return [rank, values.length / rank]
+  if (name.includes('.lora_B.')) return [values.length / rank, rank]
+  return name === 'salient.weight' ? [values.length, 1] : [values.length]
+}

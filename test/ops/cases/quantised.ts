@@ -1,0 +1,27 @@
+import { float32 } from '../../../src/graph/dtype.ts'
+import { matmulInt8 } from '../../../src/ops/quantised.ts'
+import { type OperatorCase, operatorCase } from './case.ts'
+import { product } from './plain.ts'
+
+const [rows, columns, blocks, block] = [2, 3, 2, 32]
+const inner = blocks * block
+
+/** Whole numbers up to 127, which 8-bit rows hold exactly. */
+const whole = Float32Array.from({ length: rows * inner }, (_, i) => (i % block === 0 ? 127 : ((i * 29) % 200) - 100))
+const weight = Uint8Array.from({ length: columns * inner }, (_, i) => (i * 37) % 256)
+const scales = Float32Array.from({ length: columns * blocks }, (_, i) => 2 ** -(i % 4))
+
+export const quantisedCases: readonly OperatorCase[] = [
+  operatorCase('MatMulInt8', 'integers that 8 bits hold exactly', {
+    inputs: {
+      x: { value: float32(whole, [rows, inner]), shape: ['rows', inner], differentiable: false },
+      weight: { value: { dtype: 'uint8', dims: [columns, blocks, block], data: weight } },
+      scales: { value: float32(scales, [columns, blocks]), differentiable: false },
+    },
+    build: (operands) => matmulInt8(operands.x, operands.weight, operands.scales),
+    reference(operands) {
+      const plain = operands.weight.map((q, i) => (q - 128) * (operands.scales[Math.floor(i / block)] ?? Number.NaN))
+      return product(operands.x, plain, { rows, inner, columns, transposeB: true })
+    },
+  }),
+]

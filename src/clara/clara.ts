@@ -13,8 +13,9 @@ import { loraSize, memoryLength } from './config.ts'
 import { type EncodedText, encodeText } from './document.ts'
 import { type Encoder, joinMemories, type Memory, openEncoder } from './encoder.ts'
 import { inferenceRole, type WeightKind } from './inference.ts'
-import { type ClaraModel, embeddedModel, loadModel } from './model.ts'
+import { type ClaraModel, embeddedModel } from './model.ts'
 import { embeddingTable } from './network.ts'
+import { openModel } from './open.ts'
 import { answerPrompt, documentSlot, fullTextPrompt, paraphrasePrompt, paraphraseVariants, promptIds } from './prompts.ts'
 import { memorySimilarity } from './similarity.ts'
 import { hardTopK } from './topk.ts'
@@ -80,11 +81,11 @@ export class Clara implements AsyncDisposable {
   }
 
   /**
-   * Loads a model folder, by default the model that comes with the package.
+   * Loads a model folder, or a checkpoint in the published layout. Default: the model that comes with the package.
    * @throws ClaraError when files are missing or damaged, or the device is not there.
    */
   static async load(folder: string = embeddedModel(), options: LoadOptions = {}): Promise<Clara> {
-    return Clara.open(await loadModel(folder), options)
+    return Clara.open(await openModel(folder), options)
   }
 
   /** Makes a model that is already in memory ready to use. */

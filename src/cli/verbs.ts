@@ -7,4 +7,8 @@ import type { VerbTable } from './verb.ts'
 export const verbs: VerbTable = {
   train: { summary: 'Train adapters from a configuration file', load: () => import('./train.ts') },
   pack: { summary: 'Turn a training run into a model folder', load: () => import('./pack.ts') },
+  evaluate: {
+    summary: 'Measure a model against its controls on a file of questions',
+    load: () => import('./evaluate.ts'),
+  },
 }

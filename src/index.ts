@@ -9,4 +9,17 @@ export type {
 } from './clara/clara.ts'
 export type { Memory } from './clara/encoder.ts'
 export { ClaraError } from './errors.ts'
+export type { KnowledgeDocument } from './knowledge/chunks.ts'
+export type {
+  AddOptions,
+  Added,
+  Answer,
+  AskOptions,
+  KnowledgeBaseOptions,
+  KnowledgeModel,
+  SearchOptions,
+  Source,
+} from './knowledge/knowledge-base.ts'
+export { KnowledgeBase } from './knowledge/knowledge-base.ts'
 export type { SamplingOptions } from './model/sampling.ts'
+export type { JsonValue, RowFilter } from './store/store.ts'

@@ -1,3 +1,4 @@
+import { ClaraError } from '../errors.ts'
 import { float32, type HostTensor, int64 } from '../graph/dtype.ts'
 import type { CompressorConfig } from './config.ts'
 
@@ -75,7 +76,8 @@ function memoryTokenFeeds(documents: readonly EncodedDocument[], length: number,
     textMean.fill(1 / others, first, first + others)
     for (let index = 0; index < document.memoryTokens; index++) {
       const place = first + others + index
-      slot[place] = index
+      // rows count from the first memory token, which a repeated one is at every place
+      slot[place] = (document.ids[others + index] ?? 0) - (document.ids[others] ?? 0)
       isSlot[place] = 1
       memoryMean[place] = 1 / document.memoryTokens
       memoryPositions.push(place)
@@ -96,6 +98,12 @@ function memoryTokenFeeds(documents: readonly EncodedDocument[], length: number,
 /** Windows [start, end) of a text of `length` tokens. */
 export function windows(length: number, { config, rate, fixedCount }: PoolingOptions): [start: number, end: number][] {
   if (config.proportional) {
+    if (!(rate >= 1 && Number.isFinite(rate))) {
+      throw new ClaraError('The compression rate is out of range.', {
+        expected: 'a number of at least 1, the text positions per memory token',
+        received: String(rate),
+      })
+    }
     const count = Math.max(1, Math.ceil(length / rate))
     return Array.from({ length: count }, (_, index) => [Math.floor(index * rate), Math.min(length, Math.floor((index + 1) * rate))])
   }
@@ -238,7 +246,8 @@ export function generatorBatch(rows: readonly GeneratorRow[], options: Generator
       const segment = row.segments[at]
       for (let key = 0; key <= at; key++) if (row.segments[key] === 0 || row.segments[key] === segment) bias[line + key] = 0
     })
-    if (used !== memories.length) {
+    // a prompt that was cut inside its memory teaches nothing, and no state of it is read
+    if (used !== memories.length && row.labels.length > 0) {
       throw new RangeError(`A prompt has ${used} memory slots for ${memories.length} memory tokens.`)
     }
     for (const { position, target } of row.labels) {

@@ -18,7 +18,7 @@ import { embeddingTable } from './network.ts'
 import { openModel } from './open.ts'
 import { answerPrompt, documentSlot, fullTextPrompt, paraphrasePrompt, paraphraseVariants, promptIds } from './prompts.ts'
 import { memorySimilarity } from './similarity.ts'
-import { hardTopK } from './topk.ts'
+import { hardTopK, requirePool } from './topk.ts'
 
 export interface LoadOptions {
   /** Where to run. Default: `cpu`. */
@@ -38,7 +38,7 @@ export interface AnswerOptions {
 }
 
 export interface RetrievalOptions extends AnswerOptions {
-  /** Documents the generator reads, the best first. Default: the model's generation_top_k. */
+  /** Documents the generator reads, the best first. Default: the model's generation_top_k, or as many as there are. */
   readonly topK?: number
 }
 
@@ -158,11 +158,16 @@ export class Clara implements AsyncDisposable {
     options: RetrievalOptions = {},
   ): Promise<RetrievedAnswer[]> {
     requirePerQuestion(questions, documents)
-    const topK = options.topK ?? this.model.config.generation_top_k
+    const counts = documents.map(({ length }, index) => {
+      if (length === 0) throw new ClaraError(`Question ${index} has no documents to search.`)
+      const count = options.topK ?? Math.min(this.model.config.generation_top_k, length)
+      requirePool(count, length)
+      return count
+    })
     const asked = await this.compressQuestions(questions, signalOf(options))
     const pools = regroup(await this.compressDocuments(documents.flat(), signalOf(options)), documents)
     const scores = pools.map((pool, index) => pool.map((memory) => this.score(asked[index] as Memory, memory)))
-    const chosen = scores.map((row) => hardTopK(row, topK))
+    const chosen = scores.map((row, index) => hardTopK(row, counts[index] ?? 0))
     const memories = chosen.map((places, index) => places.map((place) => pools[index]?.[place] as Memory))
     const answers = await this.generateFromCompressedDocumentsAndQuestions(questions, memories, options)
     return answers.map((answer, index) => ({ answer, documents: chosen[index] ?? [], scores: scores[index] ?? [] }))
@@ -218,11 +223,27 @@ export class Clara implements AsyncDisposable {
   }
 
   #memoryPrompt(memories: readonly Memory[], messages: (slots: ReturnType<typeof documentSlot>[]) => ChatMessage[]): GenerationPrompt {
-    const { config, tokenizer, firstMemoryToken, memoryTokens } = this.model
+    const { base, config, tokenizer, firstMemoryToken, memoryTokens } = this.model
+    const foreign = memories.find(({ shape }) => shape[1] !== base.config.hidden_size)
+    if (foreign) {
+      throw new ClaraError('A memory comes from another model.', {
+        expected: `memory tokens of ${base.config.hidden_size} numbers`,
+        received: `${foreign.shape[1]}`,
+        hint: 'Compress the documents again with this model.',
+      })
+    }
     const slots = memories.map(({ shape }) => documentSlot({ count: shape[0], differentMemTokens: config.different_mem_tokens }))
     const ids = promptIds(tokenizer, messages(slots))
     let next = 0
     const memoryRows = ids.map((id) => (id >= firstMemoryToken && id < firstMemoryToken + memoryTokens ? next++ : -1))
+    const rows = memories.reduce((sum, { shape }) => sum + shape[0], 0)
+    if (next !== rows) {
+      throw new ClaraError(`A document has more memory tokens than the model has names for.`, {
+        expected: `at most ${memoryTokens} memory tokens a document`,
+        received: `${Math.max(...memories.map(({ shape }) => shape[0]))}`,
+        hint: "Compress with the model's own rate, or a higher one.",
+      })
+    }
     return { ids, memoryRows }
   }
 

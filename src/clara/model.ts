@@ -2,22 +2,27 @@ import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdir, readFile } from 'node:fs/promises'
 import { dirname, extname, join, relative, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
 import { writeFileAtomic } from '../checkpoint/atomic.ts'
 import { openSafetensors, writeSafetensors } from '../checkpoint/safetensors.ts'
 import { openWeights } from '../checkpoint/weights.ts'
 import { ClaraError } from '../errors.ts'
 import type { HostTensor } from '../graph/dtype.ts'
+import { adapterShapes, type Role } from '../lora/adapters.ts'
 import { loadTokenizer } from '../tokenizer/load.ts'
 import type { Tokenizer } from '../tokenizer/types.ts'
 import { type BaseModel, loadBase } from './base.ts'
-import { claraConfig, type ClaraConfig, memoryLength } from './config.ts'
-import { EMBEDDING } from './network.ts'
+import { MEMORY_ROWS, SALIENT } from './compressor.ts'
+import { claraConfig, type ClaraConfig, loraSize, memoryLength } from './config.ts'
+import { EMBEDDING, HEAD } from './network.ts'
 import { claraTokens } from './prompts.ts'
 
 /** Names in adapters.safetensors beside the learned parameters. */
 export const IDF = 'salient.idf'
 const SPECIAL_ROWS = 'special_tokens.weight'
+/** Where the head has a table of its own. */
+const SPECIAL_HEAD_ROWS = 'special_tokens.lm_head.weight'
 
 const CONFIG_FILE = 'config.json'
 const ADAPTERS_FILE = 'adapters.safetensors'
@@ -56,7 +61,7 @@ export interface ClaraModel {
 }
 
 /** Default folder of the model that comes with the package. */
-export const embeddedModel = (): string => new URL('../../models/clara-smollm2-135m', import.meta.url).pathname
+export const embeddedModel = (): string => fileURLToPath(new URL('../../models/clara-smollm2-135m', import.meta.url))
 
 /**
  * Loads a model folder (config.json + adapters.safetensors).
@@ -84,6 +89,7 @@ export async function loadModel(folder: string): Promise<ClaraModel> {
       hint: 'Use the base that the adapters were trained on.',
     })
   }
+  const memoryTokens = config.different_mem_tokens ? count : 1
   const parameters = new Map<string, HostTensor>()
   const hash = createHash('sha256').update(base.fingerprint).update(JSON.stringify(config))
   await using adapters = await openSafetensors(join(folder, ADAPTERS_FILE))
@@ -92,15 +98,15 @@ export async function loadModel(folder: string): Promise<ClaraModel> {
     hash.update(name).update(new Uint8Array(value.data.buffer, value.data.byteOffset, value.data.byteLength))
     parameters.set(name, value)
   }
+  checkParameters(parameters, expectedParameters(base, config, memoryTokens, parameters), join(folder, ADAPTERS_FILE))
   const idf = parameters.get(IDF)?.data as Float32Array | undefined
-  useSpecialRows(base, parameters.get(SPECIAL_ROWS), folder)
-  parameters.delete(IDF)
-  parameters.delete(SPECIAL_ROWS)
+  useSpecialRows(base, parameters)
+  for (const name of [IDF, SPECIAL_ROWS, SPECIAL_HEAD_ROWS]) parameters.delete(name)
   return {
     base,
     tokenizer,
     firstMemoryToken: baseTokenizer.vocabularySize,
-    memoryTokens: config.different_mem_tokens ? count : 1,
+    memoryTokens,
     config,
     parameters,
     idf,
@@ -122,15 +128,69 @@ function parseModelFile(path: string, text: string): z.output<typeof modelFile> 
   throw new ClaraError(`${path} does not describe a CLaRa model: ${issue?.path.join('.')}: ${issue?.message}.`)
 }
 
-/** The embeddings of CLaRa's tokens, as the adapters were trained with them. */
-function useSpecialRows(base: BaseModel, rows: HostTensor | undefined, folder: string): void {
-  const table = base.weights.get(EMBEDDING)
-  const width = base.config.hidden_size
-  if (!rows || !table || rows.dims[1] !== width) {
-    throw new ClaraError(`${join(folder, ADAPTERS_FILE)} lacks the embeddings of the added tokens (${SPECIAL_ROWS}).`)
+/** Names and shapes of all that adapters.safetensors must hold. */
+function expectedParameters(
+  base: BaseModel,
+  config: ClaraConfig,
+  memoryTokens: number,
+  given: ReadonlyMap<string, HostTensor>,
+): Map<string, readonly number[]> {
+  const { memory, compressorLayers } = config.compressor
+  const size = loraSize(config)
+  const hidden = base.config.hidden_size
+  const encoderRoles: Role[] = ['encoder_adapter']
+  if ([...given.keys()].some((name) => name.includes('.query_reasoner_adapter.'))) encoderRoles.push('query_reasoner_adapter')
+  const expected = new Map<string, readonly number[]>([
+    ...encoderRoles.flatMap((role) => [...adapterShapes(base.config, size, role, compressorLayers)]),
+    ...adapterShapes(base.config, size, 'decoder_adapter'),
+    [SPECIAL_ROWS, [base.vocabulary - base.baseVocabulary, hidden]],
+  ])
+  if (!base.config.tie_word_embeddings) expected.set(SPECIAL_HEAD_ROWS, [base.vocabulary - base.baseVocabulary, hidden])
+  if (memory === 'tokens') expected.set(MEMORY_ROWS, [memoryTokens, hidden])
+  if (memory === 'salient') {
+    expected.set(SALIENT.alpha, [1]).set(SALIENT.beta, [1]).set(SALIENT.weight, [hidden, 1]).set(IDF, [base.vocabulary])
   }
-  const data = table.data as Float32Array
-  data.set(rows.data as Float32Array, data.length - rows.data.length)
+  return expected
+}
+
+function checkParameters(
+  given: ReadonlyMap<string, HostTensor>,
+  expected: ReadonlyMap<string, readonly number[]>,
+  path: string,
+): void {
+  for (const [name, dims] of expected) {
+    const value = given.get(name)
+    if (!value) {
+      throw new ClaraError(`${path} lacks the parameter '${name}'.`, {
+        hint: 'Write the model folder again from its training run: clara pack.',
+      })
+    }
+    if (value.dims.join() !== dims.join()) {
+      throw new ClaraError(`The parameter '${name}' of ${path} has the wrong shape.`, {
+        expected: `[${dims.join(', ')}], which ${CONFIG_FILE} and the base model ask for`,
+        received: `[${value.dims.join(', ')}]`,
+      })
+    }
+  }
+  const unknown = [...given.keys()].find((name) => !expected.has(name))
+  if (unknown !== undefined) {
+    throw new ClaraError(`${path} has a parameter '${unknown}', for which the model has no use.`, {
+      hint: `Do ${CONFIG_FILE} and ${ADAPTERS_FILE} belong together?`,
+    })
+  }
+}
+
+/** The embedding and head rows of CLaRa's tokens, as the adapters were trained with them. */
+function useSpecialRows(base: BaseModel, parameters: ReadonlyMap<string, HostTensor>): void {
+  const place = (table: string, rows: string, firstRow: number) => {
+    const target = base.weights.get(table)?.data as Float32Array | undefined
+    const source = parameters.get(rows)?.data as Float32Array | undefined
+    if (target && source) target.set(source, firstRow * base.config.hidden_size)
+  }
+  place(EMBEDDING, SPECIAL_ROWS, base.baseVocabulary)
+  place(HEAD, SPECIAL_HEAD_ROWS, base.baseVocabulary)
+  // learned memory tokens come first among the added ones; with tied embeddings they are head rows too
+  place(EMBEDDING, MEMORY_ROWS, base.baseVocabulary)
 }
 
 /** Where a model folder's files come from. */
@@ -150,10 +210,13 @@ export async function saveModel(options: SaveModelOptions): Promise<void> {
   const { folder, base, config, stage } = options
   await mkdir(folder, { recursive: true })
   const width = base.config.hidden_size
-  const embedding = base.weights.get(EMBEDDING)?.data as Float32Array
   const added = base.vocabulary - base.baseVocabulary
-  const tensors = new Map(options.parameters)
-  tensors.set(SPECIAL_ROWS, { dtype: 'float32', dims: [added, width], data: embedding.slice(embedding.length - added * width) })
+  const addedRows = (table: string): HostTensor => {
+    const data = base.weights.get(table)?.data as Float32Array
+    return { dtype: 'float32', dims: [added, width], data: data.slice(data.length - added * width) }
+  }
+  const tensors = new Map(options.parameters).set(SPECIAL_ROWS, addedRows(EMBEDDING))
+  if (!base.config.tie_word_embeddings) tensors.set(SPECIAL_HEAD_ROWS, addedRows(HEAD))
   if (options.idf) tensors.set(IDF, { dtype: 'float32', dims: [options.idf.length], data: options.idf })
   await writeSafetensors(join(folder, ADAPTERS_FILE), tensors, { format: 'clara-ts' }, { float: 'float16' })
   const tokenizerFolder = options.tokenizerFolder ?? (extname(options.basePath) === '' ? options.basePath : dirname(options.basePath))

@@ -86,7 +86,7 @@ export function hardTopK(scores: ArrayLike<number>, k: number): number[] {
 }
 
 /** @throws ClaraError unless k documents can be chosen from a pool of that size. */
-function requirePool(k: number, pool: number): void {
+export function requirePool(k: number, pool: number): void {
   if (Number.isInteger(k) && k >= 1 && k <= pool) return
   throw new ClaraError(`Cannot choose the ${k} best of ${pool} documents.`, {
     expected: `topK to be a whole number from 1 to ${pool}`,

@@ -70,9 +70,10 @@ export function parseDecoderConfig(raw: Readonly<Record<string, unknown>>): Deco
   const heads = config.num_attention_heads
   const keyValueHeads = config.num_key_value_heads ?? heads
   const headDim = config.head_dim ?? config.hidden_size / heads
-  if (heads % keyValueHeads !== 0 || !Number.isInteger(headDim)) {
+  // a rotary embedding turns pairs of dimensions
+  if (heads % keyValueHeads !== 0 || headDim % 2 !== 0) {
     throw new ClaraError(
-      `The model configuration does not divide: hidden_size ${config.hidden_size}, ${heads} heads, ${keyValueHeads} key-value heads.`,
+      `The model configuration does not divide: hidden_size ${config.hidden_size}, ${heads} heads, ${keyValueHeads} key-value heads, head_dim ${headDim}.`,
     )
   }
   return {

@@ -39,7 +39,7 @@ export interface GenerateOptions {
 
 /**
  * Continues prompts token by token: yields, per step, the new token of every row, undefined for rows that have ended.
- * @throws The signal's reason when it aborts; ClaraError when a prompt leaves no room for an answer.
+ * @throws The signal's reason when it aborts; ClaraError when a prompt leaves no room for an answer, or none is wanted.
  */
 export async function* generateTokens(
   model: LanguageModel,
@@ -47,6 +47,12 @@ export async function* generateTokens(
   memory: HostTensor | undefined,
   options: GenerateOptions,
 ): AsyncGenerator<readonly (number | undefined)[], void, undefined> {
+  if (!(Number.isInteger(options.maxNewTokens) && options.maxNewTokens >= 1)) {
+    throw new ClaraError('The setting maxNewTokens is out of range.', {
+      expected: 'an integer of at least 1',
+      received: String(options.maxNewTokens),
+    })
+  }
   if (prompts.length === 0) return
   const longest = Math.max(...prompts.map(({ ids }) => ids.length))
   if (longest + 1 > model.maxPositions) {

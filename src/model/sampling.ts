@@ -19,7 +19,7 @@ export type Sampler = (logits: Float32Array) => number
 export function createSampler({ temperature = 0, topK, topP = 1, seed = 0 }: SamplingOptions = {}): Sampler {
   const wrong = (name: string, expected: string, received: number) =>
     new ClaraError(`The sampling setting ${name} is out of range.`, { expected, received: String(received) })
-  if (!(temperature >= 0)) throw wrong('temperature', 'a number of at least 0', temperature)
+  if (!(temperature >= 0 && temperature < Number.POSITIVE_INFINITY)) throw wrong('temperature', 'a number of at least 0', temperature)
   if (topK !== undefined && !(Number.isInteger(topK) && topK >= 1)) throw wrong('topK', 'an integer of at least 1', topK)
   if (!(topP > 0 && topP <= 1)) throw wrong('topP', 'a number above 0 and up to 1', topP)
   if (temperature === 0) return likeliest

@@ -1,6 +1,6 @@
 // The thread that ONNX Runtime runs in. session.run() blocks its thread, so the event loop of the program lives elsewhere.
 // Plain JavaScript, because a TypeScript worker does not load without a build step.
-import { parentPort, workerData } from 'node:worker_threads'
+import { MessageChannel, parentPort, workerData } from 'node:worker_threads'
 import * as ort from 'onnxruntime-node'
 
 /** @typedef {{ dtype: string, dims: readonly number[], data: any }} Value */
@@ -49,6 +49,7 @@ const actions = {
       inputs[name] = toTensor('resident' in value ? plain(residentValue(value.resident)) : value)
     }
     const outputs = await target.run(inputs, fetches)
+    discard(Object.values(feeds).flatMap((value) => ('resident' in value ? [] : [value.data.buffer])))
     /** @type {Record<string, Value>} */
     const result = {}
     /** @type {ArrayBuffer[]} */
@@ -111,6 +112,16 @@ const actions = {
     return { result: undefined }
   },
 }
+
+const { port1: nowhere, port2: otherEnd } = new MessageChannel()
+otherEnd.close()
+
+/**
+ * Frees buffers now; the collector knows little of their size and would let many of them pile up. What is transferred
+ * through a closed port is lost.
+ * @param {ArrayBuffer[]} buffers
+ */
+const discard = (buffers) => nowhere.postMessage(undefined, [...new Set(buffers)])
 
 const isShared = (/** @type {Value} */ { data }) => data.buffer instanceof SharedArrayBuffer
 

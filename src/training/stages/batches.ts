@@ -46,6 +46,9 @@ export async function stageBatches(config: StageConfig, optionsAt: OptionsAtRate
   const parts = await Promise.all(
     config.data.map(async (file, index) => {
       const items = await readItems(file, config, options, texts)
+      if (items.lengths.length === 0) {
+        throw new ClaraError(`${file.file} holds nothing for the task '${file.task}'.`, { expected: expectedOf[file.task] })
+      }
       const { batchSize, seed } = config
       const stream = batchStream({ lengths: items.lengths, batchSize, seed: seed + index })
       return { name: `${index}:${file.task}:${file.file}`, weight: file.weight, items, stream }
@@ -83,6 +86,13 @@ function collect(
   return { documents, rows, rate }
 }
 
+/** What a file must hold to serve a task. */
+const expectedOf: Readonly<Record<DataFile['task'], string>> = {
+  'qa-pairs': 'passages with qa, whose answers occur in their text',
+  answer: 'questions with candidates, or passages with qa, whose answers occur in their text',
+  paraphrase: 'texts with a paraphrase',
+}
+
 async function readItems(file: DataFile, config: StageConfig, options: SampleOptions, texts: string[]): Promise<TaskItems> {
   if (file.task === 'paraphrase') {
     const pairs = await loadJsonLines(file.file, paraphraseSchema)
@@ -101,9 +111,6 @@ async function readItems(file: DataFile, config: StageConfig, options: SampleOpt
       lengths: pools.map(({ question }) => question.length),
       sample: (index, at, first, random, count) => poolSample(element(pools, index), count, at, first, random),
     }
-  }
-  if (passages.length === 0) {
-    throw new ClaraError(`${file.file} holds nothing for the task '${file.task}'.`, { expected: 'passages with qa' })
   }
   texts.push(...passages.map(({ text }) => text))
   const chunks = passages.flatMap((passage) => chunkPassage(passage, options))

@@ -21,7 +21,7 @@ export const stageConfigSchema = trainingConfigSchema({
   /** Longest document, in tokens. */
   docMaxLength: z.number().int().positive().default(256),
   /** Text positions per memory token; a batch draws one of these. */
-  compressionRates: z.array(z.number().positive()).min(1).default([16]),
+  compressionRates: z.array(z.number().min(1)).min(1).default([16]),
   differentMemTokens: z.boolean().default(false),
   /** Prompts with their answers are cut to this many tokens. */
   maxLength: z.number().int().positive().default(2048),
@@ -34,6 +34,19 @@ export const stageConfigSchema = trainingConfigSchema({
       maximum: z.number().int().positive().default(5),
     })
     .prefault({}),
+}).superRefine((config, context) => {
+  const { proportional } = config.compressor
+  const [first = 1, ...others] = config.compressionRates
+  const wrong = (key: keyof typeof config, message: string) => context.addIssue({ code: 'custom', path: [key], message })
+  if (config.docMaxLength < first) {
+    wrong('compressionRates', `a document of docMaxLength (${config.docMaxLength}) tokens would get no memory at rate ${first}`)
+  }
+  if (!proportional && others.length > 0) {
+    wrong('compressionRates', 'several rates need compressor.proportional: otherwise every document has the same number of memory tokens')
+  }
+  if (config.differentMemTokens && others.some((rate) => rate < first)) {
+    wrong('compressionRates', 'with differentMemTokens the smallest rate must come first: it decides how many memory tokens there are')
+  }
 })
 
 export type StageConfig = z.output<typeof stageConfigSchema>

@@ -4,7 +4,7 @@ import { fullTextPrompt, noMemoryPrompt, trainingPrompt } from '../../clara/prom
 import { loadJsonLines } from '../../data/jsonl.ts'
 import { passageSchema } from '../../data/schemas.ts'
 import { ClaraError } from '../../errors.ts'
-import { answerSample, type Chunk, chunkPassage, type SampleOptions } from './samples.ts'
+import { answerSample, type Chunk, chunkPassage, type QuestionAnswer, type SampleOptions } from './samples.ts'
 import type { StageBatch } from './stage1.ts'
 
 /**
@@ -17,6 +17,9 @@ export interface ControlBatches {
   readonly none: readonly StageBatch[]
   readonly text: readonly StageBatch[]
 }
+
+/** Chunks in one batch at most. */
+const LARGEST_GROUP = 8
 
 /** Reads the first `samples` chunks of a file of passages, their questions included. */
 export async function controlBatches(file: string, samples: number, options: SampleOptions, rate: number): Promise<ControlBatches> {
@@ -33,24 +36,31 @@ export async function controlBatches(file: string, samples: number, options: Sam
     })
   }
   const groups: Chunk[][] = []
-  for (let start = 0; start < chunks.length; start += 8) groups.push(chunks.slice(start, start + 8))
-  const batch = (group: readonly Chunk[], row: (chunk: Chunk, index: number) => GeneratorRow): StageBatch => ({
+  // of like sizes, so that none has a single chunk, whose wrong memory would be the right one
+  const count = Math.ceil(chunks.length / LARGEST_GROUP)
+  for (let group = 0; group < count; group++) {
+    groups.push(chunks.slice(Math.floor((group * chunks.length) / count), Math.floor(((group + 1) * chunks.length) / count)))
+  }
+  const { tokenizer, maxLength, questionsPerRow } = options
+  /** One row for every few questions of a chunk. */
+  const batch = (group: readonly Chunk[], row: (questions: readonly QuestionAnswer[], index: number) => GeneratorRow): StageBatch => ({
     documents: group.map(({ document }) => document),
-    rows: group.map(row),
+    rows: group.flatMap(({ qa }, index) => slices(qa, questionsPerRow).map((questions) => row(questions, index))),
     rate,
   })
   const withMemory = (group: readonly Chunk[], memoryOf: (index: number) => number) => {
     const documents = group.map(({ document }) => document)
-    return batch(group, (chunk, index) => {
+    return batch(group, (questions, index) => {
       const other = documents[memoryOf(index)] as EncodedDocument
-      return answerSample([other], chunk.qa, options, memoryOf(index)).row
+      return answerSample([other], questions, options, memoryOf(index)).row
     })
   }
-  const { tokenizer, maxLength } = options
-  const plain = (group: readonly Chunk[], messages: (chunk: Chunk, question: string) => ReturnType<typeof noMemoryPrompt>) =>
-    batch(group, (chunk) =>
+  const plain = (group: readonly Chunk[], messages: (text: string, question: string) => ReturnType<typeof noMemoryPrompt>) =>
+    batch(group, (questions, index) =>
       packPrompts(
-        chunk.qa.map(({ question, answer }) => trainingPrompt(tokenizer, messages(chunk, question), answer, maxLength)),
+        questions.map(({ question, answer }) =>
+          trainingPrompt(tokenizer, messages(group[index]?.text ?? '', question), answer, maxLength),
+        ),
         [],
       ),
     )
@@ -58,8 +68,12 @@ export async function controlBatches(file: string, samples: number, options: Sam
     right: groups.map((group) => withMemory(group, (index) => index)),
     wrong: groups.map((group) => withMemory(group, (index) => (index + 1) % group.length)),
     none: groups.map((group) => plain(group, (_, question) => noMemoryPrompt(question))),
-    text: groups.map((group) => plain(group, ({ text }, question) => fullTextPrompt(question, [text]))),
+    text: groups.map((group) => plain(group, (text, question) => fullTextPrompt(question, [text]))),
   }
+}
+
+function slices<Item>(items: readonly Item[], size: number): Item[][] {
+  return Array.from({ length: Math.ceil(items.length / size) }, (_, at) => items.slice(at * size, (at + 1) * size))
 }
 
 /** Mean loss over all labels of some batches. */

@@ -1,3 +1,4 @@
+import { MEMORY_ROWS, SALIENT } from '../../clara/compressor.ts'
 import type { ClaraConfig } from '../../clara/config.ts'
 import { saveModel } from '../../clara/model.ts'
 import { ClaraError } from '../../errors.ts'
@@ -34,7 +35,7 @@ export async function packRun({ runFolder, modelFolder, which }: PackOptions): P
   }
   const material = await stageMaterial(config)
   const parameters = new Map<string, HostTensor>()
-  for (const [name, values] of checkpoint.parameters) parameters.set(name, float32(values, dimsOf(name, values, config.lora.rank)))
+  for (const [name, values] of checkpoint.parameters) parameters.set(name, float32(values, dimsOf(name, values, config.lora.rank, material.base.config.hidden_size)))
   await saveModel({
     folder: modelFolder,
     basePath: config.base,
@@ -49,8 +50,9 @@ export async function packRun({ runFolder, modelFolder, which }: PackOptions): P
 }
 
 /** Shapes of parameters, which training keeps as flat arrays. */
-function dimsOf(name: string, values: Float32Array, rank: number): readonly number[] {
+function dimsOf(name: string, values: Float32Array, rank: number, hidden: number): readonly number[] {
   if (name.includes('.lora_A.')) return [rank, values.length / rank]
   if (name.includes('.lora_B.')) return [values.length / rank, rank]
-  return name === 'salient.weight' ? [values.length, 1] : [values.length]
+  if (name === MEMORY_ROWS) return [values.length / hidden, hidden]
+  return name === SALIENT.weight ? [values.length, 1] : [values.length]
 }

@@ -8,7 +8,7 @@ import { readLastCheckpoint } from '../checkpoint.ts'
 import type { TrainableModel } from '../model.ts'
 import { train, type TrainingProgress, type TrainingResult } from '../trainer.ts'
 import type { StageConfig } from './config.ts'
-import { controlBatches, meanLoss } from './evaluation.ts'
+import { type ControlBatches, controlBatches, meanLoss } from './evaluation.ts'
 import { openStage1Layerwise } from './layerwise.ts'
 import { stageIdf, stageMaterial } from './material.ts'
 import type { SampleOptions } from './samples.ts'
@@ -31,7 +31,8 @@ export async function runStage1({ config, ...options }: StageRunOptions): Promis
   const { base, memoryTokens } = material
   const memoryRows = config.compressor.memory === 'tokens' ? memoryTokens : 0
   const parameters = initialParameters(config, base.config, memoryRows, base.embeddingNorm)
-  if (config.initialise !== undefined) await takeParameters(config.initialise, parameters)
+  // a resumed run has them all in its own checkpoint
+  if (config.initialise !== undefined && !options.resume) await takeParameters(config.initialise, parameters)
   await using runtime = await openRuntime(config.threads === undefined ? {} : { threads: config.threads })
   const modelOptions: Stage1ModelOptions = {
     runtime,
@@ -41,7 +42,8 @@ export async function runStage1({ config, ...options }: StageRunOptions): Promis
     memoryTokens,
     firstMemoryToken: material.firstMemoryToken,
     padId: material.tokenizer.padId,
-    positions: config.maxLength,
+    // whichever is longer: a row of prompts, or a document with its memory tokens
+    positions: Math.max(config.maxLength * config.questionsPerRow, config.docMaxLength + material.fixedCount + 3),
     dropout: config.lora.dropout,
     mseWeight: config.mseWeight,
     parameters,
@@ -109,15 +111,16 @@ async function openModel(
 }
 
 async function evaluation(config: StageConfig, optionsAt: (rate: number) => SampleOptions, openLoss: () => Promise<Loss>) {
-  const [file] = config.evaluation.data
-  if (!file) return undefined
+  const { data, samples } = config.evaluation
+  if (data.length === 0) return undefined
   const rate = config.compressionRates[0] ?? 1
-  const controls = await controlBatches(file.file, config.evaluation.samples, optionsAt(rate), rate)
+  const files = await Promise.all(data.map(({ file }) => controlBatches(file, samples, optionsAt(rate), rate)))
   const loss = await openLoss()
+  const mean = (control: keyof ControlBatches) => meanLoss(files.flatMap((batches) => batches[control]), loss)
   return async () => ({
-    loss: await meanLoss(controls.right, loss),
-    lossWrongMemory: await meanLoss(controls.wrong, loss),
-    lossNoMemory: await meanLoss(controls.none, loss),
-    lossFullText: await meanLoss(controls.text, loss),
+    loss: await mean('right'),
+    lossWrongMemory: await mean('wrong'),
+    lossNoMemory: await mean('none'),
+    lossFullText: await mean('text'),
   })
 }

@@ -1,0 +1,132 @@
+import { Clara } from '../../src/clara/clara.ts'
+import { loraSize } from '../../src/clara/config.ts'
+import { type InferenceRole, inferenceRole } from '../../src/clara/inference.ts'
+import type { ClaraModel } from '../../src/clara/model.ts'
+import { EMBEDDING, embeddingTable } from '../../src/clara/network.ts'
+import { fullTextPrompt, promptIds } from '../../src/clara/prompts.ts'
+import { openCachedModel } from '../../src/model/cached.ts'
+import type { Continuation } from '../../src/model/generate.ts'
+import { int8Name } from '../../src/model/quantise.ts'
+import { gather } from '../../src/ops/indexing.ts'
+import type { Runtime } from '../../src/runtime/runtime.ts'
+import { inTurn, median } from '../measure.ts'
+import { readProbe } from './machine.ts'
+import type { EngineSizes } from './sizes.ts'
+
+export interface DecodeFigures {
+  /** Bytes of weights read a second over what a plain sum reads. */
+  readonly bandwidthShare: number
+  readonly tokensPerSecond: number
+  readonly mebibytesPerToken: number
+  readonly readGigabytesPerSecond: number
+}
+
+export interface DecodeOptions {
+  readonly question: string
+  readonly documents: readonly string[]
+  readonly sizes: Pick<EngineSizes, 'newTokens' | 'readMebibytes'>
+  readonly repetitions: number
+}
+
+/** How fast the generator writes one answer after a prompt, with int8 weights. */
+export async function measureDecode(
+  runtime: Runtime,
+  model: ClaraModel,
+  options: DecodeOptions,
+): Promise<DecodeFigures> {
+  const { base, config, parameters, tokenizer } = model
+  const { newTokens, readMebibytes } = options.sizes
+  const role = await inferenceRole({
+    runtime,
+    base,
+    adapters: parameters,
+    role: 'decoder_adapter',
+    size: loraSize(config),
+    layers: base.config.num_hidden_layers,
+    kind: 'int8',
+    head: true,
+  })
+  const ids = promptIds(tokenizer, fullTextPrompt(options.question, options.documents))
+  const maxPositions = ids.length + (options.repetitions + 1) * newTokens + 1
+  await using generator = await openCachedModel({
+    runtime,
+    config: base.config,
+    maxPositions,
+    padId: tokenizer.padId,
+    weights: role.weights,
+    parts: (graph) => {
+      const declared = role.declare(graph, maxPositions)
+      return {
+        decoder: declared.decoder,
+        head: declared.head,
+        embed: (tokens) => gather(embeddingTable(declared.base), tokens),
+      }
+    },
+  })
+  await using continuation = await generator.start([{ ids }])
+  await using probe = await readProbe(runtime, readMebibytes)
+  const times = await inTurn(options.repetitions, {
+    tokens: () => write(continuation, newTokens),
+    read: probe.run,
+  })
+  const bytes = bytesPerToken(role.weights)
+  const tokensPerSecond = (newTokens * 1000) / median(times.tokens)
+  const bandwidth = (probe.work * 1000) / Math.min(...times.read)
+  return {
+    bandwidthShare: (bytes * tokensPerSecond) / bandwidth,
+    tokensPerSecond,
+    mebibytesPerToken: bytes / 2 ** 20,
+    readGigabytesPerSecond: bandwidth / 1e9,
+  }
+}
+
+async function drain(pieces: AsyncIterable<unknown>): Promise<void> {
+  for await (const _ of pieces);
+}
+
+/** Greedy, whatever the text says. */
+async function write(continuation: Continuation, tokens: number): Promise<void> {
+  for (let index = 0; index < tokens; index++) {
+    const logits = continuation.logits[0] ?? new Float32Array()
+    await continuation.append([logits.reduce((best, value, token) => (value > (logits[best] ?? 0) ? token : best), 0)])
+  }
+}
+
+/**
+ * Bytes of all weights that a token is multiplied with: quantised ones with their scales, and normalisations. Where a weight
+ * is quantised its original is not read, and of the embedding a single row is.
+ */
+function bytesPerToken(weights: InferenceRole['weights']): number {
+  let bytes = 0
+  for (const [name, { data }] of weights)
+    if (name !== EMBEDDING && !weights.has(int8Name(name))) bytes += data.byteLength
+  return bytes
+}
+
+export interface FirstTokenFigures {
+  readonly promptTokens: { readonly text: number; readonly memory: number }
+  /** Milliseconds until the first token of an answer, over the documents' text and over their memory, compressed before. */
+  readonly milliseconds: { readonly text: number; readonly memory: number }
+}
+
+/** What a question over some documents waits for its answer's first token. */
+export async function measureFirstToken(
+  model: ClaraModel,
+  options: Pick<DecodeOptions, 'question' | 'documents' | 'repetitions'> & { readonly threads: number },
+): Promise<FirstTokenFigures> {
+  const { question, documents, threads } = options
+  await using clara = await Clara.open(model, { threads })
+  const memories = await clara.compressDocuments(documents)
+  const first = { maxNewTokens: 1 }
+  const times = await inTurn(options.repetitions, {
+    text: () => drain(clara.streamFullTextAnswer(question, documents, first)),
+    memory: () => drain(clara.streamAnswer(question, memories, first)),
+  })
+  return {
+    promptTokens: {
+      text: clara.promptTokens(question, { documents }),
+      memory: clara.promptTokens(question, { memories }),
+    },
+    milliseconds: { text: median(times.text), memory: median(times.memory) },
+  }
+}

@@ -1,0 +1,74 @@
+import { openWeights } from '../../src/checkpoint/weights.ts'
+import { type BaseModel, loadBase } from '../../src/clara/base.ts'
+import { MEMORY_ROWS } from '../../src/clara/compressor.ts'
+import { type ClaraConfig, claraConfig, loraSize, memoryLength } from '../../src/clara/config.ts'
+import type { ClaraModel } from '../../src/clara/model.ts'
+import { claraTokens } from '../../src/clara/prompts.ts'
+import { createRandom, type Random } from '../../src/data/random.ts'
+import { float32, type HostTensor } from '../../src/graph/dtype.ts'
+import { initialAdapter, type Role } from '../../src/lora/adapters.ts'
+import { loadTokenizer } from '../../src/tokenizer/load.ts'
+
+/** Standard deviation of the second factors of an adapter trained for an hour: that of the embedded model's. */
+const TRAINED_B = 0.013
+
+/** An adapter of the size that training gives it. */
+function trainedSize(base: BaseModel, config: ClaraConfig, role: Role, random: Random): Map<string, HostTensor> {
+  const adapter = initialAdapter(base.config, loraSize(config), role, random.uniform)
+  for (const [name, { data }] of adapter) {
+    if (!name.includes('.lora_B.')) continue
+    for (let index = 0; index < data.length; index++) data[index] = random.normal() * TRAINED_B
+  }
+  return adapter
+}
+
+/** Embeddings of memory tokens before training: noise at the norm of the base's embeddings. */
+export function memoryRows(base: BaseModel, rows: number, random: Random): HostTensor {
+  const hidden = base.config.hidden_size
+  const scale = base.embeddingNorm / Math.sqrt(hidden)
+  return float32(
+    Float32Array.from({ length: rows * hidden }, () => random.normal() * scale),
+    [rows, hidden],
+  )
+}
+
+export interface PublishedModelOptions {
+  /** The base model: a .gguf file or a Hugging Face folder. */
+  readonly base: string
+  /** Folder with its tokenizer.json. */
+  readonly tokenizer: string
+  readonly docMaxLength: number
+  readonly comprRate: number
+}
+
+/**
+ * A model in the published configuration, memory tokens and all layers, with random adapters of trained size: what it
+ * answers means nothing, what it computes costs the same.
+ */
+export async function publishedConfiguration(options: PublishedModelOptions): Promise<ClaraModel> {
+  const config = claraConfig.parse({ compr_rate: options.comprRate, doc_max_length: options.docMaxLength })
+  const count = memoryLength(config)
+  const baseTokenizer = await loadTokenizer(options.tokenizer)
+  const tokenizer = baseTokenizer.withAddedTokens(claraTokens({ count, differentMemTokens: true }))
+  await using source = await openWeights(options.base)
+  const base = await loadBase(source, {
+    baseVocabulary: baseTokenizer.vocabularySize,
+    vocabulary: tokenizer.vocabularySize,
+  })
+  const random = createRandom(1)
+  return {
+    base,
+    tokenizer,
+    firstMemoryToken: baseTokenizer.vocabularySize,
+    memoryTokens: count,
+    config,
+    parameters: new Map([
+      ...trainedSize(base, config, 'encoder_adapter', random),
+      ...trainedSize(base, config, 'decoder_adapter', random),
+      [MEMORY_ROWS, memoryRows(base, count, random)],
+    ]),
+    idf: undefined,
+    stage: 'stage1',
+    fingerprint: 'benchmark',
+  }
+}

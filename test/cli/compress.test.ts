@@ -1,0 +1,64 @@
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { openSafetensors } from '../../src/checkpoint/safetensors.ts'
+import { Clara } from '../../src/clara/clara.ts'
+import { verbs } from '../../src/cli/verbs.ts'
+import { fakeVerb, runClara } from './fakes.ts'
+
+let folder = ''
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'clara-compress-'))
+})
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+const compress = (...words: string[]) => runClara(['compress', ...words], fakeVerb(), { verbs })
+
+test('clara compress writes one memory a passage, the same that the library makes', async () => {
+  const path = join(folder, 'river.txt')
+  const text = 'Coal was towed on the river in long barges. '.repeat(15)
+  writeFileSync(path, text)
+  const output = join(folder, 'memories.safetensors')
+  const { status, stdout, stderr } = await compress(path, '--output', output, '--json')
+  expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
+  const report = JSON.parse(stdout)
+
+  await using written = await openSafetensors(output)
+  expect(written.metadata).toMatchObject({ fingerprint: report.fingerprint })
+  const passages: { id: string; start: number; end: number; text: string }[] = JSON.parse(String(written.metadata.passages))
+  expect(passages.length).toBeGreaterThan(1)
+  expect(passages.map(({ id }) => id)).toEqual(passages.map((_, index) => `${path}#${index}`))
+  for (const passage of passages) expect(passage.text).toBe(text.slice(passage.start, passage.end))
+
+  await using clara = await Clara.load()
+  const memories = await clara.compressDocuments(passages.map((passage) => passage.text))
+  let bytes = 0
+  for (const [index, { id }] of passages.entries()) {
+    const tensor = await written.read(id)
+    expect(tensor).toMatchObject({ dtype: 'float32', dims: memories[index]?.shape })
+    expect(Buffer.from(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength)).toEqual(
+      Buffer.from(memories[index]?.tokens.buffer ?? new ArrayBuffer(0)),
+    )
+    bytes += tensor.data.byteLength
+  }
+  expect(report).toMatchObject({
+    output,
+    files: 1,
+    passages: passages.length,
+    memoryTokens: memories.reduce((sum, { shape }) => sum + shape[0], 0),
+    bytes,
+  })
+  expect(report.textTokens).toBeGreaterThan(3 * report.memoryTokens)
+})
+
+test('clara compress leaves nothing behind where it fails', async () => {
+  const path = join(folder, 'a.txt')
+  writeFileSync(path, 'One sentence.')
+  const before = readdirSync(folder)
+  expect(await compress(path)).toMatchObject({ status: 2 })
+  const nowhere = await compress(path, '--output', join(folder, 'none', 'out.safetensors'))
+  expect(nowhere).toMatchObject({ status: 1, stdout: '' })
+  expect(nowhere.stderr).toMatch(/its folder does not exist/)
+  expect(readdirSync(folder)).toEqual(before)
+})

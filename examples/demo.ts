@@ -1,13 +1,13 @@
 /*
  * npm run demo: compresses passages once, then answers questions from their memory, beside the same model reading their full text.
- * The product's part is `answer` below; the rest reads files and prints.
+ * The product's part is `main` below; the rest reads files and prints.
  */
 import { readFile } from 'node:fs/promises'
 import { printError } from '../src/cli/command-line.ts'
 import { statusLine, textStyle } from '../src/cli/terminal.ts'
-import type { Answer, Clara, KnowledgeBase, KnowledgeDocument } from '../src/index.ts'
+import type { Clara, KnowledgeDocument, Source } from '../src/index.ts'
 import { help, parseDemoArguments } from './demo/arguments.ts'
-import { answerReport, type DemoAnswer, labelled } from './demo/report.ts'
+import { type DemoAnswer, fullTextReport, labelled, memoryReport } from './demo/report.ts'
 
 interface Passages {
   readonly passages: readonly { id: string; title: string; text: string; source: string; licence: string }[]
@@ -59,42 +59,37 @@ async function main(): Promise<void> {
   const results: DemoAnswer[] = []
   for (const asked of questions) {
     status.show('answering')
-    const result = await answer(clara, knowledge, asked, given.topK, compress)
+    const found = await knowledge.ask(asked.question, given.topK === undefined ? {} : { topK: given.topK })
     status.clear()
-    say(`\n${answerReport(style, result)}`)
+    say(`\n${memoryReport(style, asked.question, found)}`)
+    const { answer, sources, usage } = found
+    const { promptTokens, ms } = usage
+    status.show('reading the full text')
+    const fullText = await readFullText(clara, asked.question, sources)
+    const result = { ...asked, answer, sources, promptTokens, ms: { compress, ...ms }, fullText }
+    status.clear()
+    say(fullTextReport(style, result))
     results.push(result)
   }
   if (given.json) print(JSON.stringify({ passages: compressed, questions: results }))
 }
 
-/** Answers from memory, then lets the same model read the same passages as text. */
-async function answer(
+/** The comparison: the same model reads the same passages as text. */
+async function readFullText(
   clara: Clara,
-  knowledge: KnowledgeBase,
-  asked: Asked,
-  topK: number | undefined,
-  compress: number,
-): Promise<DemoAnswer> {
-  const { question } = asked
-  const found: Answer = await knowledge.ask(question, topK === undefined ? {} : { topK })
-  const texts = found.sources.map(({ text }) => text)
-
+  question: string,
+  sources: readonly Source[],
+): Promise<DemoAnswer['fullText']> {
   const started = performance.now()
   let firstToken: number | undefined
-  let read = ''
+  let answer = ''
+  const texts = sources.map(({ text }) => text)
   for await (const piece of clara.streamFullTextAnswer(question, texts)) {
     firstToken ??= performance.now() - started
-    read += piece
+    answer += piece
   }
   const total = performance.now() - started
-  return {
-    ...asked,
-    answer: found.answer,
-    sources: found.sources,
-    promptTokens: found.usage.promptTokens,
-    ms: { compress, ...found.usage.ms },
-    fullText: { answer: read.trim(), ms: { firstToken: firstToken ?? total, total } },
-  }
+  return { answer: answer.trim(), ms: { firstToken: firstToken ?? total, total } }
 }
 
 async function material(
@@ -108,7 +103,11 @@ async function material(
   }
   const data = JSON.parse(await readFile(new URL('./passages.json', import.meta.url), 'utf8')) as Passages
   return {
-    documents: data.passages.map(({ id, title, text, source, licence }) => ({ id, text, metadata: { title, source, licence } })),
+    documents: data.passages.map(({ id, title, text, source, licence }) => ({
+      id,
+      text,
+      metadata: { title, source, licence },
+    })),
     questions: own.length > 0 ? own : data.questions.map(({ question, answers }) => ({ question, expected: answers })),
     origin: data.passages.map(({ title, source, licence }, place) =>
       labelled(style, place === 0 ? 'passages' : '', `${title} (${source}; ${licence})`),

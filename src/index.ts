@@ -1,4 +1,3 @@
-export { Clara } from './clara/clara.ts'
 export type {
   AnswerOptions,
   CompressOptions,
@@ -7,12 +6,13 @@ export type {
   RetrievalOptions,
   RetrievedAnswer,
 } from './clara/clara.ts'
+export { Clara } from './clara/clara.ts'
 export type { Memory } from './clara/encoder.ts'
 export { ClaraError } from './errors.ts'
 export type { KnowledgeDocument } from './knowledge/chunks.ts'
 export type {
-  AddOptions,
   Added,
+  AddOptions,
   Answer,
   AskOptions,
   KnowledgeBaseOptions,

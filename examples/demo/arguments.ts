@@ -1,22 +1,24 @@
 import { parseArgs } from 'node:util'
 import { ClaraError } from '../../src/errors.ts'
 
-export const help = `The main job of clara-ts on the embedded model: compress passages once, find those
-that fit a question in latent space, and answer from their memory.
+export const help = `The main job of clara-ts on the embedded model: compress passages once, find
+those that fit a question in latent space, and answer from their memory.
 
 Usage
-  npm run demo                       ten passages and questions that come with it
-  npm run demo -- --question "…" --documents FILE.txt …     your own text (UTF-8)
+  npm run demo                   ten passages and questions that come with it
+  npm run demo -- --question "…" --documents FILE.txt …     your text (UTF-8)
 
 Flags
   --question TEXT     A question; may be repeated
   --documents FILE …  Text files to read instead of the passages
-  --top-k N           Passages to answer from (default: the model's own number)
-  --json              Print one JSON object and nothing else (npm run --silent demo -- --json)
+  --top-k N           Passages to answer from. Default: the model's own number
+  --json              Print one JSON object and nothing else:
+                      npm run --silent demo -- --json
   --help              Show this text
 
-Times are in milliseconds: compress once for all passages together; then, from the moment of
-the question, until the passages were found (retrieve), the first token came, the answer ended.`
+Times are in milliseconds. compress: once for all passages together. Then, from
+the question on: until the passages were found (retrieve), the first token came,
+the answer ended.`
 
 export interface DemoArguments {
   readonly help: boolean

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { wrap } from './terminal.ts'
+import { printable, wrap } from './terminal.ts'
 import type { VerbContext } from './verb.ts'
 
 export const summary = 'Answer a question from text files'
@@ -7,8 +7,18 @@ export const summary = 'Answer a question from text files'
 export const options = z.strictObject({
   question: z.string().describe('The question'),
   files: z.array(z.string()).min(1).describe('Text files (UTF-8) to read'),
-  topK: z.number().int().min(1).optional().describe("Passages that the answer is written from. Default: the model's own number"),
-  maxNewTokens: z.number().int().min(1).optional().describe("Longest answer, in tokens. Default: the model's own limit"),
+  topK: z
+    .number()
+    .int()
+    .min(1)
+    .optional()
+    .describe("Passages that the answer is written from. Default: the model's own number"),
+  maxNewTokens: z
+    .number()
+    .int()
+    .min(1)
+    .optional()
+    .describe("Longest answer, in tokens. Default: the model's own limit"),
   model: z.string().optional().describe('Folder of a model. Default: the model that comes with clara'),
 })
 
@@ -37,12 +47,12 @@ export async function run(values: z.infer<typeof options>, context: VerbContext)
     ...(maxNewTokens === undefined ? {} : { maxNewTokens }),
   })
   let next = await pieces.next()
-  for (; next.done !== true; next = await pieces.next()) context.write(next.value)
+  for (; next.done !== true; next = await pieces.next()) context.write(printable(next.value))
   const { answer, sources, usage } = next.value
   context.print('\n')
   for (const { id, score, text } of sources) {
-    context.print(`${style.paint('cyan', id)} ${style.paint('dim', score.toFixed(3))}`)
-    for (const line of wrap(text, style.width - 2)) context.print(`  ${line}`)
+    context.print(`${style.paint('cyan', printable(id))} ${style.paint('dim', score.toFixed(3))}`)
+    for (const line of wrap(printable(text), style.width - 2)) context.print(`  ${line}`)
   }
   const { promptTokens } = usage
   context.print(style.paint('dim', `\n${promptTokens.memory} positions in the prompt; as text ${promptTokens.text}`))

@@ -11,7 +11,9 @@ export const options = z.strictObject({
     .number()
     .min(1)
     .optional()
-    .describe("Text positions per memory token, where the model lets memory follow the text's length. Default: the model's own rate"),
+    .describe(
+      "Text positions per memory token, where the model lets memory follow the text's length. Default: the model's own rate",
+    ),
   model: z.string().optional().describe('Folder of a model. Default: the model that comes with clara'),
 })
 
@@ -59,7 +61,11 @@ export async function run(values: z.infer<typeof options>, context: VerbContext)
     const { start, end } = placeOf(passage)
     return { id: passage.id, file: passage.documentId, start, end, text: passage.text }
   })
-  await writeSafetensors(values.output, tensors, { format: 'clara-ts memories', fingerprint, passages: JSON.stringify(listed) })
+  await writeSafetensors(values.output, tensors, {
+    format: 'clara-ts memories',
+    fingerprint,
+    passages: JSON.stringify(listed),
+  })
   const textTokens = passages.reduce((sum, { text }) => sum + count(text), 0)
   const bytes = [...tensors.values()].reduce((sum, { data }) => sum + data.byteLength, 0)
   context.print(

@@ -29,8 +29,7 @@ const levels: readonly ((window: string) => number[])[] = [
   segmentEnds('grapheme'),
   codePointEnds,
 ]
-/** From this level on, boundaries are so many that only those near where a chunk will end are looked at. */
-const FINE = 4
+/** Characters in which boundaries are sought at first, at least. */
 const LEAST_NEAR = 64
 /** A paragraph's end is taken only where it fills at least this share of a chunk; every other boundary wherever it is. */
 const LEAST_PARAGRAPHS = 0.5
@@ -86,12 +85,27 @@ function chunkEnd(
   guess: () => number,
 ): number | undefined {
   if (isLast && measure(window.length) <= maxTokens) return window.length
+  // looking twice as far as the chunk will probably reach is mostly enough
+  const near = wholeCharacters(window, Math.max(LEAST_NEAR, 2 * guess()))
+  const cut = bestCut(window.slice(0, near), maxTokens, measure, guess)
+  if (cut && !cut.mayGoOn) return cut.end
+  return bestCut(window, maxTokens, measure, guess)?.end
+}
+
+/** The end of a chunk at the best level of boundary. `mayGoOn`: all boundaries fit, so a later one might too. */
+function bestCut(
+  stretch: string,
+  maxTokens: number,
+  measure: (end: number) => number,
+  guess: () => number,
+): { readonly end: number; readonly mayGoOn: boolean } | undefined {
   for (const [level, boundaries] of levels.entries()) {
-    const near = level < FINE ? window : window.slice(0, wholeCharacters(window, Math.max(LEAST_NEAR, 2 * guess())))
-    // what ends with a stretch that is not the text's last may go on beyond it
-    const ends = boundaries(near).filter((end) => end < near.length)
+    // what ends with the stretch may go on beyond it
+    const ends = boundaries(stretch).filter((end) => end < stretch.length)
     const best = farthestFit(ends, maxTokens, measure, guess)
-    if (best !== undefined && (level > 0 || best.tokens >= LEAST_PARAGRAPHS * maxTokens)) return best.end
+    if (best && (level > 0 || best.tokens >= LEAST_PARAGRAPHS * maxTokens)) {
+      return { end: best.end, mayGoOn: best.end === ends.at(-1) }
+    }
   }
   return undefined
 }
@@ -106,11 +120,12 @@ function farthestFit(
   let best: { end: number; tokens: number } | undefined
   let [low, high] = [0, ends.length]
   for (let attempt = 0; low < high; attempt++) {
-    // the first two tries aim at where the density so far points, which mostly settles it; the rest halve what is left
-    const aimed = attempt < 2 ? lastUpTo(ends, guess(), low, high) : (low + high) >> 1
+    // the first tries aim at where the density so far points, which mostly settles it; the rest halve what is left
+    const aimed = attempt < 4 ? lastUpTo(ends, guess(), low, high) : (low + high) >> 1
     const end = ends[aimed] ?? 0
     const tokens = measure(end)
-    if (tokens <= maxTokens) {
+    if (tokens === maxTokens) return { end, tokens }
+    if (tokens < maxTokens) {
       best = { end, tokens }
       low = aimed + 1
     } else {
@@ -128,7 +143,10 @@ function lastUpTo(ends: readonly number[], limit: number, low: number, high: num
 }
 
 function paragraphEnds(window: string): number[] {
-  return Array.from(window.matchAll(/(?:\r\n|\n|\r)[^\S\n\r]*(?:\r\n|\n|\r)\s*|\u2029\s*/gu), (gap) => gap.index + gap[0].length)
+  return Array.from(
+    window.matchAll(/(?:\r\n|\n|\r)[^\S\n\r]*(?:\r\n|\n|\r)\s*|\u2029\s*/gu),
+    (gap) => gap.index + gap[0].length,
+  )
 }
 
 function lineEnds(window: string): number[] {
@@ -140,7 +158,10 @@ function segmentEnds(granularity: 'sentence' | 'word' | 'grapheme'): (window: st
   const segmenter = new Intl.Segmenter('en', { granularity })
   return (window) => {
     // a single line end inside a paragraph ends no sentence: text may be wrapped
-    const read = granularity === 'sentence' ? window.replace(/(?<![\n\r])(?:\r\n|\n|\r)(?![\n\r])/g, (gap) => ' '.repeat(gap.length)) : window
+    const read =
+      granularity === 'sentence'
+        ? window.replace(/(?<![\n\r])(?:\r\n|\n|\r)(?![\n\r])/g, (gap) => ' '.repeat(gap.length))
+        : window
     return Array.from(segmenter.segment(read), ({ index, segment }) => index + segment.length)
   }
 }
@@ -165,4 +186,5 @@ function wholeCharacters(text: string, offset: number): number {
   return isPair(text, offset) ? offset - 1 : offset
 }
 
-const isPair = (text: string, offset: number) => /^[\uD800-\uDBFF][\uDC00-\uDFFF]$/.test(text.slice(offset - 1, offset + 1))
+const isPair = (text: string, offset: number) =>
+  /^[\uD800-\uDBFF][\uDC00-\uDFFF]$/.test(text.slice(offset - 1, offset + 1))

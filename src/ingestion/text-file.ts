@@ -43,7 +43,8 @@ async function readBytes(path: string): Promise<Uint8Array> {
   } catch (cause) {
     if (cause instanceof ClaraError) throw cause
     const code = cause instanceof Error && 'code' in cause ? String(cause.code) : String(cause)
-    if (code === 'ENOENT' || code === 'ENOTDIR') throw new ClaraError(`"${path}" does not exist.`, { hint: 'Check the path.', cause })
+    if (code === 'ENOENT' || code === 'ENOTDIR')
+      throw new ClaraError(`"${path}" does not exist.`, { hint: 'Check the path.', cause })
     throw new ClaraError(`"${path}" cannot be read.`, { received: code, cause })
   }
 }

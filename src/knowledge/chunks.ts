@@ -38,7 +38,9 @@ export function passagesOf(document: KnowledgeDocument, options: PassageOptions)
   const heading = title === '' ? '' : `${title}: `
   // the length first: a title is not read when it cannot fit
   const carried =
-    heading.length <= options.maxTokens * 16 && options.count(heading) <= LARGEST_TITLE * options.maxTokens ? heading : ''
+    heading.length <= options.maxTokens * 16 && options.count(heading) <= LARGEST_TITLE * options.maxTokens
+      ? heading
+      : ''
   const count = (stretch: string) => options.count(carried + stretch)
   return splitText(text, { maxTokens: options.maxTokens, count }).map(({ text: stretch, start, end }, chunk) => {
     const passage = {
@@ -65,7 +67,10 @@ export function placeOf(row: Pick<StoreRow, 'metadata'>): {
 
 function checked({ id, text, metadata = {} }: KnowledgeDocument): Required<KnowledgeDocument> {
   if (typeof id !== 'string' || id === '') {
-    throw new ClaraError('A document has no id.', { expected: 'a non-empty string', received: JSON.stringify(id) ?? 'none' })
+    throw new ClaraError('A document has no id.', {
+      expected: 'a non-empty string',
+      received: JSON.stringify(id) ?? 'none',
+    })
   }
   const name = `document ${JSON.stringify(id)}`
   if (typeof text !== 'string') throw new ClaraError(`The text of ${name} is not a string.`, { received: typeof text })

@@ -111,9 +111,12 @@ export class KnowledgeBase implements AsyncDisposable {
   static async open(path: string, options: KnowledgeBaseOptions): Promise<KnowledgeBase>
   static async open(first: string | KnowledgeBaseOptions, second?: KnowledgeBaseOptions): Promise<KnowledgeBase> {
     if (typeof first === 'string' || second !== undefined) {
-      throw new ClaraError(`The knowledge base "${String(first)}" cannot be opened: this version keeps them in memory only.`, {
-        hint: 'Use KnowledgeBase.open({ clara }) and add the documents at every start.',
-      })
+      throw new ClaraError(
+        `The knowledge base "${String(first)}" cannot be opened: this version keeps them in memory only.`,
+        {
+          hint: 'Use KnowledgeBase.open({ clara }) and add the documents at every start.',
+        },
+      )
     }
     const { clara, memory = 'int8' } = first
     const { config, fingerprint, base } = clara.model
@@ -228,9 +231,11 @@ export class KnowledgeBase implements AsyncDisposable {
         settings: this.#memory,
       })
       const name = `Document ${JSON.stringify(document.id)}`
-      if (ids.has(document.id)) throw new ClaraError(`${name} comes twice.`, { hint: 'Give every document an id of its own.' })
+      if (ids.has(document.id))
+        throw new ClaraError(`${name} comes twice.`, { hint: 'Give every document an id of its own.' })
       ids.add(document.id)
-      if (passages.length === 0) throw new ClaraError(`${name} is empty.`, { hint: 'Leave it out: there is nothing to compress.' })
+      if (passages.length === 0)
+        throw new ClaraError(`${name} is empty.`, { hint: 'Leave it out: there is nothing to compress.' })
       return passages
     })
   }
@@ -239,7 +244,9 @@ export class KnowledgeBase implements AsyncDisposable {
   async #unstored(passages: readonly Passage[]): Promise<Passage[]> {
     const documentIds = passages.slice(0, 1).map(({ documentId }) => documentId)
     const stored = await this.#store.get(passages.map(({ id }) => id))
-    const kept = stored.filter((row, index): row is StoreRow => row?.contentHash === passages[index]?.contentHash && row !== undefined)
+    const kept = stored.filter(
+      (row, index): row is StoreRow => row?.contentHash === passages[index]?.contentHash && row !== undefined,
+    )
     if ((await this.#store.count({ documentIds })) > kept.length) {
       await this.#store.remove(documentIds)
       await this.#write(kept)
@@ -270,7 +277,9 @@ export class KnowledgeBase implements AsyncDisposable {
       throw new ClaraError(`topK cannot be ${topK}.`, { expected: 'an integer from 1' })
     }
     if ((await this.#store.count()) === 0) {
-      throw new ClaraError('The knowledge base is empty.', { hint: 'Add documents first: await kb.add([{ id, text }]).' })
+      throw new ClaraError('The knowledge base is empty.', {
+        hint: 'Add documents first: await kb.add([{ id, text }]).',
+      })
     }
     const [asked] = await this.#clara.compressQuestions([question], signal ? { signal } : {})
     if (!asked) throw new RangeError('The model gave no memory for the question.')

@@ -59,7 +59,9 @@ describe('windows', () => {
         const sizes = list.map(([start, end]) => end - start)
         for (const [start, end] of list) expect(0 <= start && start < end && end <= length).toBe(true)
         expect(Math.max(...sizes) - Math.min(...sizes)).toBeLessThanOrEqual(1)
-        const covered = new Set(list.flatMap(([start, end]) => Array.from({ length: end - start }, (_, at) => start + at)))
+        const covered = new Set(
+          list.flatMap(([start, end]) => Array.from({ length: end - start }, (_, at) => start + at)),
+        )
         if (length >= fixedCount) expect(sizes.reduce((sum, size) => sum + size, 0)).toBe(length)
         expect(covered.size).toBe(Math.min(length, Math.max(fixedCount, covered.size)))
       }),
@@ -110,7 +112,11 @@ describe('a batch of documents', () => {
     const kept = numbers(feeds['windowBias']).map((bias) => bias === 0)
     const used = [0, 4, 8].map((row) => places.slice(row, row + 4).filter((_, column) => kept[row + column]))
     // rows of nine positions; the second document begins at position four of its row
-    expect(used).toEqual([[2, 3, 4, 5], [6, 7], [9 + 4 + 2, 9 + 4 + 3]])
+    expect(used).toEqual([
+      [2, 3, 4, 5],
+      [6, 7],
+      [9 + 4 + 2, 9 + 4 + 3],
+    ])
     const rarity = numbers(feeds['idf']).filter((_, at) => kept[at])
     const ids = [100, 101, 102, 103, 104, 105, 200, 201]
     expect(rarity).toEqual(ids.map((id) => Math.fround(id / 1000)))
@@ -219,7 +225,12 @@ describe('on a model', () => {
     )
     expect(new Set(slots.map(([part]) => part?.text)).size).toBe(3)
     const order = [1, 0, 2]
-    const packed = answerSample(order.map((index) => documents[index] as EncodedDocument), questions, samples, 0).row
+    const packed = answerSample(
+      order.map((index) => documents[index] as EncodedDocument),
+      questions,
+      samples,
+      0,
+    ).row
     const alone = questions.map(({ question, answer }) => {
       const messages = answerPrompt(
         question,

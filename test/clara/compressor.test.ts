@@ -77,7 +77,10 @@ function expectedMemory(model: TinyModel, documents: readonly EncodedDocument[],
     const windows = config.proportional
       ? Array.from({ length: Math.ceil(places.length / rate) }, (_, at) => places.slice(at * rate, (at + 1) * rate))
       : Array.from({ length: fixedCount }, (_, at) =>
-          places.slice(Math.floor((at * places.length) / fixedCount), Math.floor(((at + 1) * places.length) / fixedCount)),
+          places.slice(
+            Math.floor((at * places.length) / fixedCount),
+            Math.floor(((at + 1) * places.length) / fixedCount),
+          ),
         )
     return windows.flatMap((window) => {
       const states = window.map((place) => rowsOf(hidden, first + place))
@@ -107,7 +110,9 @@ function expectedMemory(model: TinyModel, documents: readonly EncodedDocument[],
 function largestDifference(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
   expect(actual.length).toBe(expected.length)
   const largest = Array.from(expected).reduce((most, x) => Math.max(most, Math.abs(x)), 0)
-  return Array.from(expected).reduce((most, x, at) => Math.max(most, Math.abs(x - (actual[at] ?? Number.NaN))), 0) / largest
+  return (
+    Array.from(expected).reduce((most, x, at) => Math.max(most, Math.abs(x - (actual[at] ?? Number.NaN))), 0) / largest
+  )
 }
 
 describe('pooled memory', () => {
@@ -117,16 +122,31 @@ describe('pooled memory', () => {
     {
       name: 'the mean over two layers, both ways, at the norm of embeddings',
       settings: {
-        compressor: { memory: 'mean', compressorLayers: 2, attention: 'bidirectional', memoryNorm: true, ...proportional },
+        compressor: {
+          memory: 'mean',
+          compressorLayers: 2,
+          attention: 'bidirectional',
+          memoryNorm: true,
+          ...proportional,
+        },
       },
     },
-    { name: 'salient as training begins', settings: { fresh: true, compressor: { memory: 'salient', ...proportional } } },
+    {
+      name: 'salient as training begins',
+      settings: { fresh: true, compressor: { memory: 'salient', ...proportional } },
+    },
     { name: 'salient with learned weights', settings: { compressor: { memory: 'salient', ...proportional } } },
     {
       name: 'salient as the embedded model has it',
       settings: {
         architecture: 'llama-3',
-        compressor: { memory: 'salient', compressorLayers: 1, attention: 'bidirectional', memoryNorm: true, ...proportional },
+        compressor: {
+          memory: 'salient',
+          compressorLayers: 1,
+          attention: 'bidirectional',
+          memoryNorm: true,
+          ...proportional,
+        },
       },
     },
     { name: 'salient over fixed windows', settings: { compressor: { memory: 'salient' } } },
@@ -135,7 +155,9 @@ describe('pooled memory', () => {
   test.each(cases)('$name is what its definition says', async ({ settings }) => {
     const model = await tinyModel(runtime, settings)
     const { options, samples, base, rate } = model
-    const documents = tinyTexts.map((text) => encodeText(text, samples)).filter(({ text: [from, to] }) => to - from >= 6)
+    const documents = tinyTexts
+      .map((text) => encodeText(text, samples))
+      .filter(({ text: [from, to] }) => to - from >= 6)
     expect(documents.length).toBeGreaterThanOrEqual(2)
     const { feeds } = compressorBatch(documents, options.padId, { ...options.pooling, rate })
     const layers = options.pooling.config.compressorLayers ?? base.config.num_hidden_layers
@@ -204,13 +226,18 @@ test('one memory token repeated gives a memory of its own at every place', async
   const same = encodeText(tinyTexts[0] ?? '', several.samples)
   const text = same.ids.slice(1, -6)
   expect(text).toEqual(document.ids.slice(1, -6))
-  expect(largestDifference(await memoryOf(like, [{ ...same, ids: [document.ids[0] ?? 0, ...same.ids.slice(1)] }]), memory)).toBeLessThan(1e-5)
+  expect(
+    largestDifference(await memoryOf(like, [{ ...same, ids: [document.ids[0] ?? 0, ...same.ids.slice(1)] }]), memory),
+  ).toBeLessThan(1e-5)
 })
 
 test('a text that contains special tokens gets none of them', async () => {
   const { tokenizer } = await tinyModel(runtime, { differentMemTokens: true })
   const text = 'a <MEM0> b <SEP> c <ENC> d </s> e <s> f [INST] g'
-  const { ids, text: [from, to] } = encodeDocument(tokenizer, text, { docMaxLength: 200 })
+  const {
+    ids,
+    text: [from, to],
+  } = encodeDocument(tokenizer, text, { docMaxLength: 200 })
   const specials = ['<MEM0>', '<SEP>', '<ENC>', '</s>', '<s>'].map((token) => tokenizer.idOf(token))
   expect(specials).not.toContain(undefined)
   expect(ids.slice(from, to).filter((id) => specials.includes(id))).toEqual([])
@@ -220,10 +247,19 @@ test('a text that contains special tokens gets none of them', async () => {
 describe('the gradient of the stage 1 loss agrees with finite differences', () => {
   const configurations: [string, TinyOptions][] = [
     ['tokens', { compressor: { memory: 'tokens' }, differentMemTokens: true }],
-    ['tokens at the norm of embeddings, tied head', { compressor: { memory: 'tokens', memoryNorm: true }, architecture: 'llama-3' }],
-    ['mean, both ways', { compressor: { memory: 'mean', attention: 'bidirectional', compressorLayers: 2, ...proportional } }],
+    [
+      'tokens at the norm of embeddings, tied head',
+      { compressor: { memory: 'tokens', memoryNorm: true }, architecture: 'llama-3' },
+    ],
+    [
+      'mean, both ways',
+      { compressor: { memory: 'mean', attention: 'bidirectional', compressorLayers: 2, ...proportional } },
+    ],
     ['salient', { compressor: { memory: 'salient', ...proportional } }],
-    ['salient, both ways, at the norm of embeddings', { compressor: { memory: 'salient', attention: 'bidirectional', memoryNorm: true, ...proportional } }],
+    [
+      'salient, both ways, at the norm of embeddings',
+      { compressor: { memory: 'salient', attention: 'bidirectional', memoryNorm: true, ...proportional } },
+    ],
   ]
 
   test.each(configurations)('%s', async (_, settings) => {
@@ -233,7 +269,10 @@ describe('the gradient of the stage 1 loss agrees with finite differences', () =
       { question: 'What was closed?', answer: 'The bridges.' },
       { question: 'For how long did it rain?', answer: 'For nine days.' },
     ]
-    const rows = [answerSample(documents.slice(0, 2), questions, samples, 0).row, answerSample(documents.slice(2), questions.slice(0, 1), samples, 2).row]
+    const rows = [
+      answerSample(documents.slice(0, 2), questions, samples, 0).row,
+      answerSample(documents.slice(2), questions.slice(0, 1), samples, 2).row,
+    ]
     const training = stage1Graph(graphOptions(options))
     const session = await runtime.open(training.model, options.base.weights)
     const fixed = { ...stageFeeds({ documents, rows, rate }, options, 0.02), mseWeight: float32([0.5], [1]) }
@@ -265,7 +304,10 @@ describe('the gradient of the stage 1 loss agrees with finite differences', () =
           const data = Float32Array.from(value.data as Float32Array, (x, at) => x + h * (along[at] ?? 0))
           return [name, { ...value, data }]
         })
-        const { loss } = await session.run({ ...fixed, ...Object.fromEntries(values), ...Object.fromEntries(moved) }, { fetch: ['loss'] })
+        const { loss } = await session.run(
+          { ...fixed, ...Object.fromEntries(values), ...Object.fromEntries(moved) },
+          { fetch: ['loss'] },
+        )
         return Number(loss?.data[0])
       }
       const slope = async (h: number) => ((await lossAt(h)) - (await lossAt(-h))) / (2 * h)

@@ -3,7 +3,7 @@ import type { EncodedDocument } from '../../src/clara/batch.ts'
 import { openEncoder } from '../../src/clara/encoder.ts'
 import { inferenceRole, type WeightKind } from '../../src/clara/inference.ts'
 import { embeddingTable } from '../../src/clara/network.ts'
-import { float32 } from '../../src/graph/dtype.ts'
+import { float32, type HostTensor } from '../../src/graph/dtype.ts'
 import type { Role } from '../../src/lora/adapters.ts'
 import { openCachedModel } from '../../src/model/cached.ts'
 import { gather } from '../../src/ops/indexing.ts'
@@ -25,7 +25,12 @@ function prepare({ base, options }: TinyModel, role: Role, kind: WeightKind) {
 }
 
 /** Memory and the logits of the first answer token, through the parts that answer questions. */
-async function inferred(model: TinyModel, documents: readonly EncodedDocument[], promptIds: readonly number[], kind: WeightKind) {
+async function inferred(
+  model: TinyModel,
+  documents: readonly EncodedDocument[],
+  promptIds: readonly number[],
+  kind: WeightKind,
+) {
   const { base, options, rate } = model
   const role = await prepare(model, 'encoder_adapter', kind)
   await using encoder = await openEncoder({ ...options, role, pooling: { ...options.pooling, rate } })
@@ -39,7 +44,11 @@ async function inferred(model: TinyModel, documents: readonly EncodedDocument[],
     weights: generator.weights,
     parts: (graph) => {
       const declared = generator.declare(graph, 256)
-      return { decoder: declared.decoder, head: declared.head, embed: (ids) => gather(embeddingTable(declared.base), ids) }
+      return {
+        decoder: declared.decoder,
+        head: declared.head,
+        embed: (ids) => gather(embeddingTable(declared.base), ids),
+      }
     },
   })
   const joined = Float32Array.from(memories.flatMap((tokens) => [...tokens]))
@@ -48,8 +57,16 @@ async function inferred(model: TinyModel, documents: readonly EncodedDocument[],
   const first = options.firstMemoryToken
   const memoryRows = promptIds.map((id) => (id >= first && id < first + options.memoryTokens ? next++ : -1))
   expect(next).toBe(joined.length / width)
-  await using continuation = await language.start([{ ids: promptIds, memoryRows }], float32(joined, [joined.length / width, width]))
+  await using continuation = await language.start(
+    [{ ids: promptIds, memoryRows }],
+    float32(joined, [joined.length / width, width]),
+  )
   return { memory: joined, logits: continuation.logits[0]?.slice() as Float32Array }
+}
+
+function floats(tensor: HostTensor | undefined): Float32Array {
+  if (!(tensor?.data instanceof Float32Array)) throw new TypeError('no float32 output')
+  return tensor.data
 }
 
 function cosine(a: ArrayLike<number>, b: ArrayLike<number>): number {
@@ -72,7 +89,14 @@ describe.each([
   {
     name: 'salient',
     settings: {
-      compressor: { memory: 'salient', compressorLayers: 2, attention: 'bidirectional', memoryNorm: true, proportional: true, similarity: 'maxsim' },
+      compressor: {
+        memory: 'salient',
+        compressorLayers: 2,
+        attention: 'bidirectional',
+        memoryNorm: true,
+        proportional: true,
+        similarity: 'maxsim',
+      },
     },
   },
 ] as const)('compressor and generator of inference ($name)', ({ settings }) => {
@@ -86,8 +110,8 @@ describe.each([
     await evaluation.close()
     const [label] = row.labels
     const promptIds = row.ids.slice(0, (label?.position ?? 0) + 1)
-    const logits = (expected['logits']?.data as Float32Array).subarray(0, model.base.vocabulary)
-    const memory = expected['memory']?.data as Float32Array
+    const logits = floats(expected['logits']).subarray(0, model.base.vocabulary)
+    const memory = floats(expected['memory'])
 
     const exact = await inferred(model, documents, promptIds, 'fp32')
     expect(exact.memory.length).toBe(memory.length)

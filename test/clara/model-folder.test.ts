@@ -2,21 +2,21 @@ import { cp, mkdtemp, readFile, rename, rm, truncate, writeFile } from 'node:fs/
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { roundToFloat16 } from './half.ts'
 import { openSafetensors, writeSafetensors } from '../../src/checkpoint/safetensors.ts'
 import { Clara } from '../../src/clara/clara.ts'
 import { loadModel } from '../../src/clara/model.ts'
 import type { HostTensor } from '../../src/graph/dtype.ts'
+import { openRuntime } from '../../src/runtime/runtime.ts'
 import { readLastCheckpoint } from '../../src/training/checkpoint.ts'
+import { readMetrics } from '../../src/training/metrics.ts'
+import { controlBatches, meanLoss } from '../../src/training/stages/evaluation.ts'
 import { stageIdf, stageMaterial } from '../../src/training/stages/material.ts'
 import { packRun } from '../../src/training/stages/pack.ts'
 import { runStage1 } from '../../src/training/stages/run.ts'
-import { controlBatches, meanLoss } from '../../src/training/stages/evaluation.ts'
 import { openStage1Evaluation } from '../../src/training/stages/stage1.ts'
-import { openRuntime } from '../../src/runtime/runtime.ts'
-import { readMetrics } from '../../src/training/metrics.ts'
-import { tinyBase } from './tiny.ts'
 import { salient, type TinyData, tinyData } from '../training/stages/tiny-run.ts'
+import { roundToFloat16 } from './half.ts'
+import { tinyBase } from './tiny.ts'
 
 let data: TinyData
 beforeAll(async () => {
@@ -61,7 +61,14 @@ describe('a packed run', () => {
     const file = join(data.folder, 'passages.jsonl')
     const evaluation = { samples: 4, data: [{ file, task: 'answer' }] }
     const output = join(data.folder, `run-${name}`)
-    const config = data.config({ output, base: tinyBase(architecture), steps: 2, learningRate: 0.05, evaluation, ...changes })
+    const config = data.config({
+      output,
+      base: tinyBase(architecture),
+      steps: 2,
+      learningRate: 0.05,
+      evaluation,
+      ...changes,
+    })
     await runStage1({ config })
     const folder = join(data.folder, `model-${name}`)
     await packRun({ runFolder: output, modelFolder: folder, which: 'last' })
@@ -76,7 +83,13 @@ describe('a packed run', () => {
     const idf = stageIdf(config, material)
     expect(model.idf && Array.from(model.idf)).toEqual(idf && Array.from(idf, roundToFloat16))
     expect(model.tokenizer.vocabularySize).toBe(material.tokenizer.vocabularySize)
-    const settings = { compr_rate: 4, doc_max_length: 24, different_mem_tokens: config.differentMemTokens, lora_r: 4, lora_alpha: 8 }
+    const settings = {
+      compr_rate: 4,
+      doc_max_length: 24,
+      different_mem_tokens: config.differentMemTokens,
+      lora_r: 4,
+      lora_alpha: 8,
+    }
     expect(model.config).toMatchObject({ ...settings, compressor: config.compressor })
     expect(model.stage).toBe('stage1')
 
@@ -97,14 +110,20 @@ describe('a packed run', () => {
     })
     const controls = await controlBatches(file, 4, { ...material.optionsAt(4), tokenizer: model.tokenizer }, 4)
     const reported = (await readMetrics(output)).findLast(({ kind }) => kind === 'evaluation')?.values
-    expect(Math.abs((await meanLoss(controls.right, session.loss)) - (reported?.['loss'] ?? Number.NaN))).toBeLessThan(2e-3)
-    expect(Math.abs((await meanLoss(controls.text, session.loss)) - (reported?.['lossFullText'] ?? Number.NaN))).toBeLessThan(2e-3)
+    expect(Math.abs((await meanLoss(controls.right, session.loss)) - (reported?.['loss'] ?? Number.NaN))).toBeLessThan(
+      2e-3,
+    )
+    expect(
+      Math.abs((await meanLoss(controls.text, session.loss)) - (reported?.['lossFullText'] ?? Number.NaN)),
+    ).toBeLessThan(2e-3)
     await session.close()
 
     // and it can be used
     await using clara = await Clara.open(model, { weights: 'fp32', threads: 1 })
     const [memory] = await clara.compressDocuments(['The river rose for nine days.'])
-    const answers = await clara.generateFromCompressedDocumentsAndQuestions(['What rose?'], [memory ? [memory] : []], { maxNewTokens: 3 })
+    const answers = await clara.generateFromCompressedDocumentsAndQuestions(['What rose?'], [memory ? [memory] : []], {
+      maxNewTokens: 3,
+    })
     expect(answers).toHaveLength(1)
   })
 
@@ -119,6 +138,19 @@ describe('a packed run', () => {
     await rename(join(root, 'a'), join(root, 'b c'))
     expect((await loadModel(join(root, 'b c', 'model'))).fingerprint).toBe(before.fingerprint)
   })
+})
+
+test('documents with more memory tokens than the model has names for are refused', async () => {
+  const output = join(data.folder, 'run-named')
+  await runStage1({ config: data.config({ output, steps: 1, compressor: salient, differentMemTokens: true }) })
+  await packRun({ runFolder: output, modelFolder: join(data.folder, 'model-named'), which: 'last' })
+  await using clara = await Clara.load(join(data.folder, 'model-named'), { threads: 1 })
+  const text = 'The river rose for nine days, and then it fell again.'
+  expect(await clara.generateFromText(['What rose?'], [[text]], { maxNewTokens: 1 })).toHaveLength(1)
+  const memories = await clara.compressDocuments([text], { rate: 1 })
+  await expect(
+    clara.generateFromCompressedDocumentsAndQuestions(['What rose?'], [memories], { maxNewTokens: 1 }),
+  ).rejects.toThrow(/more memory tokens than the model has names for.*at most 6 memory tokens/)
 })
 
 describe('the fingerprint', () => {
@@ -140,11 +172,14 @@ describe('the fingerprint', () => {
 
 describe('a model folder is refused', () => {
   test('when there is none', async () => {
-    await expect(loadModel(join(data.folder, 'nowhere'))).rejects.toThrow(/no CLaRa model in .*nowhere.*config\.json and adapters\.safetensors/)
+    await expect(loadModel(join(data.folder, 'nowhere'))).rejects.toThrow(
+      /no CLaRa model in .*nowhere.*config\.json and adapters\.safetensors/,
+    )
   })
 
   test('when its adapters belong to another base; both fingerprints are named', async () => {
-    const known = JSON.parse(await readFile(join(data.folder, 'model', 'config.json'), 'utf8')).base_fingerprint as string
+    const known = JSON.parse(await readFile(join(data.folder, 'model', 'config.json'), 'utf8'))
+      .base_fingerprint as string
     const other = 'f'.repeat(64)
     const folder = await copy((config) => Object.assign(config, { base_fingerprint: other }))
     const wrong = await loadModel(folder).catch((error: Error) => error.message)
@@ -180,7 +215,11 @@ describe('a model folder is refused', () => {
 
   const factor = 'model.layers.2.mlp.up_proj.lora_B.decoder_adapter.weight'
   test.each<[string, (tensors: Map<string, HostTensor>) => void, RegExp]>([
-    ['the rows of its added tokens', (all) => all.delete('special_tokens.weight'), /lacks the parameter 'special_tokens\.weight'/],
+    [
+      'the rows of its added tokens',
+      (all) => all.delete('special_tokens.weight'),
+      /lacks the parameter 'special_tokens\.weight'/,
+    ],
     ['a factor of an adapter', (all) => all.delete(factor), /lacks the parameter 'model\.layers\.2\..*decoder_adapter/],
     ['the rarity of tokens', (all) => all.delete('salient.idf'), /lacks the parameter 'salient\.idf'/],
     [

@@ -37,7 +37,13 @@ export interface TinyModel {
 
 /** The tiny base with adapters and everything that a compressor learns. */
 export async function tinyModel(runtime: Runtime, settings: TinyOptions = {}): Promise<TinyModel> {
-  const { architecture = 'mistral-1', docMaxLength = 24, rate = 4, differentMemTokens = false, fresh = false } = settings
+  const {
+    architecture = 'mistral-1',
+    docMaxLength = 24,
+    rate = 4,
+    differentMemTokens = false,
+    fresh = false,
+  } = settings
   const compressor = compressorConfig.parse(settings.compressor ?? {})
   const folder = tinyBase(architecture)
   const fixedCount = Math.floor(docMaxLength / rate)

@@ -22,7 +22,14 @@ const ask = (...words: string[]) => runClara(['ask', ...words], fakeVerb(), { ve
 test('clara ask answers from files and says from where', async () => {
   const oslo = file('oslo.txt', 'The opera house stands in Oslo.')
   const bread = file('bread.txt', 'Bread is baked from flour and water.')
-  const { status, stdout, stderr } = await ask('Where is the opera house?', oslo, bread, '--json', '--max-new-tokens', '3')
+  const { status, stdout, stderr } = await ask(
+    'Where is the opera house?',
+    oslo,
+    bread,
+    '--json',
+    '--max-new-tokens',
+    '3',
+  )
   expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
   const { question, answer, sources, usage } = JSON.parse(stdout)
   expect(question).toBe('Where is the opera house?')

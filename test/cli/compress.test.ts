@@ -25,8 +25,10 @@ test('clara compress writes one memory a passage, the same that the library make
   const report = JSON.parse(stdout)
 
   await using written = await openSafetensors(output)
-  expect(written.metadata).toMatchObject({ fingerprint: report.fingerprint })
-  const passages: { id: string; start: number; end: number; text: string }[] = JSON.parse(String(written.metadata.passages))
+  expect(written.metadata.get('fingerprint')).toBe(report.fingerprint)
+  const passages: { id: string; start: number; end: number; text: string }[] = JSON.parse(
+    written.metadata.get('passages') ?? '',
+  )
   expect(passages.length).toBeGreaterThan(1)
   expect(passages.map(({ id }) => id)).toEqual(passages.map((_, index) => `${path}#${index}`))
   for (const passage of passages) expect(passage.text).toBe(text.slice(passage.start, passage.end))

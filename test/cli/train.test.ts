@@ -15,7 +15,10 @@ beforeAll(async () => {
 afterAll(() => data[Symbol.asyncDispose]())
 
 /** Runs `clara` in a process of its own; interrupts it once what it says matches. */
-function clara(words: readonly string[], interruptAt?: RegExp): Promise<{ status: number | null; out: string; err: string }> {
+function clara(
+  words: readonly string[],
+  interruptAt?: RegExp,
+): Promise<{ status: number | null; out: string; err: string }> {
   return new Promise((settle, fail) => {
     const child = spawn(process.execPath, ['--import', 'tsx', main, ...words], { stdio: ['ignore', 'pipe', 'pipe'] })
     const said = { out: '', err: '' }
@@ -36,7 +39,13 @@ function clara(words: readonly string[], interruptAt?: RegExp): Promise<{ status
 }
 
 test('a run that is interrupted writes a checkpoint, says how to go on, and --resume finishes it bit for bit', async () => {
-  const settings = data.settings({ output: join(data.folder, 'run'), steps: 30, batchSize: 2, compressor: salient, checkpoint: { steps: 3 } })
+  const settings = data.settings({
+    output: join(data.folder, 'run'),
+    steps: 30,
+    batchSize: 2,
+    compressor: salient,
+    checkpoint: { steps: 3 },
+  })
   const config = await data.write('run.json', JSON.stringify(settings))
 
   const stopped = await clara(['train', config], /checkpoint of step 3:/)

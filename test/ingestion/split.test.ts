@@ -3,8 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { splitText } from '../../src/ingestion/split.ts'
 
 /** Words and marks, and one for every eight letters of a word: grows with the text, as tokens do. */
-const countTokens = (text: string) =>
-  (text.match(/[\p{L}\p{N}]{1,8}|[^\p{L}\p{N}\s]/gu) ?? []).length
+const countTokens = (text: string) => (text.match(/[\p{L}\p{N}]{1,8}|[^\p{L}\p{N}\s]/gu) ?? []).length
 
 const split = (text: string, maxTokens: number) => splitText(text, { maxTokens, count: countTokens })
 const texts = (text: string, maxTokens: number) => split(text, maxTokens).map((chunk) => chunk.text)
@@ -40,7 +39,9 @@ describe('where a text is cut', () => {
   })
 
   test('a character that is too long for any chunk is an error', () => {
-    expect(() => splitText('👍', { maxTokens: 1, count: (text) => 3 * text.length })).toThrow(/exceeds a chunk.*at most 1/)
+    expect(() => splitText('👍', { maxTokens: 1, count: (text) => 3 * text.length })).toThrow(
+      /exceeds a chunk.*at most 1/,
+    )
     expect(() => split('a', 0)).toThrow(/integer from 1.*Got 0/)
   })
 })
@@ -50,7 +51,19 @@ const anyText = fc
     fc.oneof(
       fc.string({ unit: 'binary', maxLength: 30 }),
       fc.string({ unit: 'grapheme', maxLength: 30 }),
-      fc.constantFrom('word ', 'A sentence. ', '\n', '\r\n', '\n\n', '中文句子。', 'ا', '👩‍👩‍👧', 'e\u0301', '\ud800', 'x'.repeat(100)),
+      fc.constantFrom(
+        'word ',
+        'A sentence. ',
+        '\n',
+        '\r\n',
+        '\n\n',
+        '中文句子。',
+        'ا',
+        '👩‍👩‍👧',
+        'e\u0301',
+        '\ud800',
+        'x'.repeat(100),
+      ),
     ),
     { maxLength: 40 },
   )
@@ -74,6 +87,17 @@ test('chunks lie in order, leave out white space alone, fit, and cut no surrogat
       expect(text.slice(last).trim()).toBe('')
     }),
     { numRuns: 200 },
+  )
+})
+
+test('a sentence that fits is in one chunk, whatever stands around it', () => {
+  const sentence = fc.integer({ min: 2, max: 12 }).map((words) => `${'Word '.repeat(words).trim()}.`)
+  const gap = fc.constantFrom(' ', '\n', '\n\n', '  ')
+  fc.assert(
+    fc.property(fc.array(fc.tuple(sentence, gap), { minLength: 1, maxLength: 20 }), (pairs) => {
+      // the longest counts 13
+      for (const chunk of split(pairs.flat().join(''), 13)) expect(chunk.text).toMatch(/\.$/)
+    }),
   )
 })
 

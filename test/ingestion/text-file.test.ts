@@ -33,6 +33,8 @@ test('says what is wrong with a file', async () => {
     [file('latin1.txt', Uint8Array.of(0x42, 0xe5)), /is not a text file.*UTF-8/],
   ]
   for (const [path, message] of cases) {
-    await expect(readTextFile(path)).rejects.toThrow(expect.objectContaining({ name: 'ClaraError', message: expect.stringMatching(message) }))
+    await expect(readTextFile(path)).rejects.toThrow(
+      expect.objectContaining({ name: 'ClaraError', message: expect.stringMatching(message) }),
+    )
   }
 })

@@ -24,7 +24,13 @@ describe('on the embedded model', () => {
     const { tokenizer } = clara.model
     const ids = promptOf(question, counts)
     const times = (token: string) => ids.filter((id) => id === tokenizer.idOf(token)).length
-    return { mem: times('<MEM>'), sep: times('<SEP>'), start: times('<|im_start|>'), end: times('<|im_end|>'), enc: times('<ENC>') }
+    return {
+      mem: times('<MEM>'),
+      sep: times('<SEP>'),
+      start: times('<|im_start|>'),
+      end: times('<|im_end|>'),
+      enc: times('<ENC>'),
+    }
   }
 
   test('special tokens in a document, a title and a question are characters and forge nothing', async () => {

@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto'
-import type { Memory } from '../../src/clara/encoder.ts'
 import { claraConfig } from '../../src/clara/config.ts'
+import type { Memory } from '../../src/clara/encoder.ts'
 import { memorySimilarity, type Similarity } from '../../src/clara/similarity.ts'
 import type { KnowledgeModel } from '../../src/knowledge/knowledge-base.ts'
 
-export const hidden = 32
+const hidden = 32
 
 export interface FakeModel extends KnowledgeModel {
   /** Every text that was compressed, in order. */
@@ -14,17 +14,23 @@ export interface FakeModel extends KnowledgeModel {
 }
 
 /** A model whose token is a word and whose memory has one token a word, the same wherever the word stands. */
-export function fakeModel(options: { similarity?: Similarity; maxTokens?: number; fingerprint?: string } = {}): FakeModel {
+export function fakeModel(
+  options: { similarity?: Similarity; maxTokens?: number; fingerprint?: string } = {},
+): FakeModel {
   const { similarity = 'maxsim', maxTokens = 8, fingerprint = 'fake' } = options
   const config = claraConfig.parse({
     compr_rate: 1,
     doc_max_length: maxTokens,
     generation_top_k: 2,
-    compressor: similarity === 'maxsim' ? { memory: 'mean', similarity, proportional: true } : { memory: 'mean', similarity },
+    compressor:
+      similarity === 'maxsim' ? { memory: 'mean', similarity, proportional: true } : { memory: 'mean', similarity },
   })
   const compress = async (texts: readonly string[], { signal }: { signal?: AbortSignal } = {}) => {
     signal?.throwIfAborted()
-    return texts.map((text) => ({ ...memoryOf(text, similarity === 'flat' ? maxTokens : undefined), truncatedTokens: 0 }))
+    return texts.map((text) => ({
+      ...memoryOf(text, similarity === 'flat' ? maxTokens : undefined),
+      truncatedTokens: 0,
+    }))
   }
   const fake: FakeModel = {
     compressed: [],
@@ -65,8 +71,13 @@ export function memoryOf(text: string, fixedCount?: number): Memory {
   const count = fixedCount ?? spoken.length
   const tokens = new Float32Array(count * hidden)
   for (let index = 0; index < count; index++) {
-    const digest = createHash('sha256').update(spoken[index % spoken.length] ?? '').digest()
-    tokens.set(Float32Array.from(digest, (byte) => byte - 127.5), index * hidden)
+    const digest = createHash('sha256')
+      .update(spoken[index % spoken.length] ?? '')
+      .digest()
+    tokens.set(
+      Float32Array.from(digest, (byte) => byte - 127.5),
+      index * hidden,
+    )
   }
   return { tokens, shape: [count, hidden] }
 }

@@ -23,7 +23,9 @@ describe('adding', () => {
     expect(await knowledge.add([longer])).toEqual({ documents: 1, compressed: 1, unchanged: 1 })
     expect(await knowledge.count({ documentIds: ['tea'] })).toBe(2)
 
-    expect(await knowledge.add([{ ...tea, text: 'Seven minutes later it is bitter.' }])).toMatchObject({ compressed: 1 })
+    expect(await knowledge.add([{ ...tea, text: 'Seven minutes later it is bitter.' }])).toMatchObject({
+      compressed: 1,
+    })
     expect(await knowledge.count({ documentIds: ['tea'] })).toBe(1)
     const [found] = await knowledge.search('leaves water bitter', { topK: 5, filter: { documentIds: ['tea'] } })
     expect(found?.text).toBe('Seven minutes later it is bitter.')
@@ -32,8 +34,13 @@ describe('adding', () => {
 
   test('other metadata counts as another content', async () => {
     const { knowledge } = await openFilled()
-    expect(await knowledge.add([{ ...oslo, metadata: { country: 'NO' } }])).toMatchObject({ compressed: 1, unchanged: 0 })
-    expect(await knowledge.search('Oslo', { topK: 1 })).toMatchObject([{ documentId: 'oslo', metadata: { country: 'NO' } }])
+    expect(await knowledge.add([{ ...oslo, metadata: { country: 'NO' } }])).toMatchObject({
+      compressed: 1,
+      unchanged: 0,
+    })
+    expect(await knowledge.search('Oslo', { topK: 1 })).toMatchObject([
+      { documentId: 'oslo', metadata: { country: 'NO' } },
+    ])
   })
 
   test('a passage is the text between its offsets, with the title in front where it fits', async () => {
@@ -65,7 +72,9 @@ describe('adding', () => {
     await expect(knowledge.add([fresh, { id: '', text: 'a' }])).rejects.toThrow(/no id.*non-empty string/)
     await expect(knowledge.add([fresh, { id: 'x', text: ' \n' }])).rejects.toThrow(/"x" is empty/)
     await expect(knowledge.add([fresh, fresh])).rejects.toThrow(/"fresh" comes twice/)
-    await expect(knowledge.add([fresh, { id: 'x', text: 'a', metadata: { 'clara.place': 1 } }])).rejects.toThrow(/key "clara\.place"/)
+    await expect(knowledge.add([fresh, { id: 'x', text: 'a', metadata: { 'clara.place': 1 } }])).rejects.toThrow(
+      /key "clara\.place"/,
+    )
     expect(await knowledge.count()).toBe(3)
   })
 
@@ -87,7 +96,7 @@ describe('adding', () => {
 })
 
 describe('finding', () => {
-  test('orders by the model\'s score, the best first, and gives all there are', async () => {
+  test("orders by the model's score, the best first, and gives all there are", async () => {
     const { clara, knowledge } = await openFilled()
     const found = await knowledge.search('capital of Italy', { topK: 10 })
     expect(found.map(({ documentId }) => documentId)).toEqual(['rome', 'oslo', 'tea'])
@@ -115,7 +124,9 @@ describe('finding', () => {
     expect(await knowledge.search('capital of Italy', { filter: { metadata: { country: 'no' } } })).toMatchObject([
       { documentId: 'oslo', metadata: { country: 'no' } },
     ])
-    await expect(knowledge.ask('capital', { filter: { documentIds: ['none'] } })).rejects.toThrow(/No passage passes the filter/)
+    await expect(knowledge.ask('capital', { filter: { documentIds: ['none'] } })).rejects.toThrow(
+      /No passage passes the filter/,
+    )
   })
 
   test('says what is wrong with a question', async () => {
@@ -170,7 +181,9 @@ describe('answering', () => {
 
 test('a path is refused until there is a store on disk; a closed knowledge base says so', async () => {
   const clara = fakeModel()
-  await expect(KnowledgeBase.open('./kb', { clara })).rejects.toThrow(/"\.\/kb" cannot be opened.*in memory only.*open\(\{ clara \}\)/)
+  await expect(KnowledgeBase.open('./kb', { clara })).rejects.toThrow(
+    /"\.\/kb" cannot be opened.*in memory only.*open\(\{ clara \}\)/,
+  )
   const knowledge = await KnowledgeBase.open({ clara })
   await knowledge.close()
   await expect(knowledge.add([oslo])).rejects.toThrow(/closed/)

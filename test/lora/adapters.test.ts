@@ -76,7 +76,10 @@ describe('an adapter', () => {
         Float64Array.from({ length: rows * out }, (_, at) => {
           const [row, column] = [Math.floor(at / out), at % out]
           const dot = (left: Float64Array, leftRow: number, right: Float64Array, rightRow: number) =>
-            Array.from({ length: input }, (_, i) => (left[leftRow * input + i] ?? 0) * (right[rightRow * input + i] ?? 0)).reduce((sum, term) => sum + term, 0)
+            Array.from(
+              { length: input },
+              (_, i) => (left[leftRow * input + i] ?? 0) * (right[rightRow * input + i] ?? 0),
+            ).reduce((sum, term) => sum + term, 0)
           let value = dot(x, row, w, column)
           for (let r = 0; r < rank; r++) value += 1.7 * (b[column * rank + r] ?? 0) * dot(mask, row, a, r)
           return value
@@ -88,7 +91,11 @@ describe('an adapter', () => {
 test('a fresh adapter changes nothing: the memory is that of the base alone, bit for bit', async () => {
   const compressor = { memory: 'mean' } as const
   const memories: Float32Array[][] = []
-  for (const [role, fresh] of [['encoder_adapter', true], [undefined, true], ['encoder_adapter', false]] as const) {
+  for (const [role, fresh] of [
+    ['encoder_adapter', true],
+    [undefined, true],
+    ['encoder_adapter', false],
+  ] as const) {
     const { base, options, samples, rate } = await tinyModel(runtime, { compressor, fresh })
     const prepared = await inferenceRole({
       runtime,

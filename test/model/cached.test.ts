@@ -22,7 +22,16 @@ beforeAll(async () => {
   hidden = base.config.hidden_size
   const layers = base.config.num_hidden_layers
   const { parameters: adapters, lora: size } = options
-  const role = await inferenceRole({ runtime, base, adapters, role: 'decoder_adapter', size, layers, kind: 'fp32', head: true })
+  const role = await inferenceRole({
+    runtime,
+    base,
+    adapters,
+    role: 'decoder_adapter',
+    size,
+    layers,
+    kind: 'fp32',
+    head: true,
+  })
   const maxPositions = 150
   model = await openCachedModel({
     runtime,
@@ -32,7 +41,11 @@ beforeAll(async () => {
     weights: role.weights,
     parts: (graph) => {
       const declared = role.declare(graph, maxPositions)
-      return { decoder: declared.decoder, head: declared.head, embed: (ids) => gather(embeddingTable(declared.base), ids) }
+      return {
+        decoder: declared.decoder,
+        head: declared.head,
+        embed: (ids) => gather(embeddingTable(declared.base), ids),
+      }
     },
   })
 })
@@ -58,7 +71,10 @@ function expectEqual(actual: readonly Float32Array[], expected: readonly Float32
   expect(actual).toHaveLength(expected.length)
   expected.forEach((row, index) => {
     expect(row.length).toBe(vocabulary)
-    const largest = row.reduce((most, logit, token) => Math.max(most, Math.abs(logit - (actual[index]?.[token] ?? Number.NaN))), 0)
+    const largest = row.reduce(
+      (most, logit, token) => Math.max(most, Math.abs(logit - (actual[index]?.[token] ?? Number.NaN))),
+      0,
+    )
     expect(largest).toBeLessThan(1e-4)
   })
 }
@@ -91,7 +107,10 @@ describe('a continuation', () => {
   })
 
   test('reads memory in the place of tokens, and keeps it', async () => {
-    const memory = float32(Float32Array.from({ length: 3 * hidden }, () => 0.3 * random.normal()), [3, hidden])
+    const memory = float32(
+      Float32Array.from({ length: 3 * hidden }, () => 0.3 * random.normal()),
+      [3, hidden],
+    )
     const [long, short] = [tokens(10), tokens(6)]
     const prompts = [
       { ids: long, memoryRows: long.map((_, at) => (at === 3 ? 2 : at === 4 ? 0 : -1)) },
@@ -101,12 +120,17 @@ describe('a continuation', () => {
     expectEqual(continuation.logits, await fromScratch(prompts, memory))
     const next = tokens(2)
     await continuation.append(next)
-    const longer = prompts.map(({ ids, memoryRows }, row) => ({ ids: [...ids, next[row] ?? 0], memoryRows: [...memoryRows, -1] }))
+    const longer = prompts.map(({ ids, memoryRows }, row) => ({
+      ids: [...ids, next[row] ?? 0],
+      memoryRows: [...memoryRows, -1],
+    }))
     expectEqual(continuation.logits, await fromScratch(longer, memory))
     // what stands in those places matters, and the ids below it do not
     const [plain] = await fromScratch([{ ids: long }], memory)
     const [covered] = await fromScratch([prompts[0] as GenerationPrompt], memory)
-    expect(Math.max(...(plain ?? []).map((logit, token) => Math.abs(logit - (covered?.[token] ?? 0))))).toBeGreaterThan(1e-2)
+    expect(Math.max(...(plain ?? []).map((logit, token) => Math.abs(logit - (covered?.[token] ?? 0))))).toBeGreaterThan(
+      1e-2,
+    )
     const otherId = { ...prompts[0], ids: long.map((id, at) => (at === 3 ? 5 : id)) } as GenerationPrompt
     expect((await fromScratch([otherId], memory))[0]).toEqual(covered)
   })

@@ -69,7 +69,13 @@ describe('rotary frequencies', () => {
   })
 
   test('of Llama 3 keep short waves, divide long ones, and blend without a jump between', () => {
-    const scaling = { rope_type: 'llama3', factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 256 }
+    const scaling = {
+      rope_type: 'llama3',
+      factor: 8,
+      low_freq_factor: 1,
+      high_freq_factor: 4,
+      original_max_position_embeddings: 256,
+    }
     const scaled = parseDecoderConfig({ ...raw, head_dim: 512, rope_theta: 500_000, rope_scaling: scaling })
     const plain = inverseFrequencies(parseDecoderConfig({ ...raw, head_dim: 512, rope_theta: 500_000 }))
     const ratios = inverseFrequencies(scaled).map((frequency, pair) => frequency / (plain[pair] ?? 0))

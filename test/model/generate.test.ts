@@ -1,5 +1,11 @@
 import { describe, expect, test } from 'vitest'
-import { type GenerateOptions, type GenerationPrompt, generate, generateTokens, type LanguageModel } from '../../src/model/generate.ts'
+import {
+  type GenerateOptions,
+  type GenerationPrompt,
+  generate,
+  generateTokens,
+  type LanguageModel,
+} from '../../src/model/generate.ts'
 
 const VOCABULARY = 12
 const STOP = 11
@@ -43,7 +49,9 @@ const oneHot = (token: number) => Array.from({ length: VOCABULARY }, (_, at) => 
 const counting = (ids: readonly number[]) => oneHot(((ids.at(-1) ?? 0) + 1) % VOCABULARY)
 /** Some smooth distribution that depends on every token. */
 const mixed = (ids: readonly number[]) =>
-  Array.from({ length: VOCABULARY }, (_, at) => Math.sin(at * 3 + ids.reduce((sum, id, place) => sum + id * (place + 1), 0)))
+  Array.from({ length: VOCABULARY }, (_, at) =>
+    Math.sin(at * 3 + ids.reduce((sum, id, place) => sum + id * (place + 1), 0)),
+  )
 
 const promptsOf = (...rows: number[][]): GenerationPrompt[] => rows.map((ids) => ({ ids }))
 const options: GenerateOptions = { maxNewTokens: 6, stopIds: [STOP], padId: PAD }
@@ -52,7 +60,11 @@ describe('greedy generation', () => {
   test('goes on with each row of a batch until its stop token, which is its last', async () => {
     const { model, calls } = fakeModel(counting)
     const rows = await generate(model, promptsOf([7], [3, 9], [1, 1, 1]), undefined, options)
-    expect(rows).toEqual([[8, 9, 10, 11], [10, 11], [2, 3, 4, 5, 6, 7]])
+    expect(rows).toEqual([
+      [8, 9, 10, 11],
+      [10, 11],
+      [2, 3, 4, 5, 6, 7],
+    ])
     // ended rows are fed padding, and the last token is not read back in
     expect(calls.appended).toEqual([
       [8, 10, 2],
@@ -66,7 +78,10 @@ describe('greedy generation', () => {
 
   test('stops as soon as every row has ended', async () => {
     const { model, calls } = fakeModel(counting)
-    expect(await generate(model, promptsOf([9], [10]), undefined, { ...options, maxNewTokens: 50 })).toEqual([[10, 11], [11]])
+    expect(await generate(model, promptsOf([9], [10]), undefined, { ...options, maxNewTokens: 50 })).toEqual([
+      [10, 11],
+      [11],
+    ])
     expect(calls.appended).toHaveLength(1)
     expect(await generate(model, promptsOf([9]), undefined, { ...options, stopIds: [3, 10] })).toEqual([[10]])
   })
@@ -119,7 +134,9 @@ describe('sampled generation', () => {
     const { model } = fakeModel(mixed)
     const once = await generate(model, promptsOf([1, 2]), undefined, { ...long, sampling })
     expect(await generate(model, promptsOf([1, 2]), undefined, { ...long, sampling })).toEqual(once)
-    expect(await generate(model, promptsOf([1, 2]), undefined, { ...long, sampling: { ...sampling, seed: 5 } })).not.toEqual(once)
+    expect(
+      await generate(model, promptsOf([1, 2]), undefined, { ...long, sampling: { ...sampling, seed: 5 } }),
+    ).not.toEqual(once)
   })
 
   test('of a row does not depend on its neighbours', async () => {
@@ -141,7 +158,10 @@ describe('an abort', () => {
     const controller = new AbortController()
     const seen: unknown[] = []
     const run = async () => {
-      for await (const tokens of generateTokens(model, promptsOf([1]), undefined, { ...options, signal: controller.signal })) {
+      for await (const tokens of generateTokens(model, promptsOf([1]), undefined, {
+        ...options,
+        signal: controller.signal,
+      })) {
         seen.push(tokens)
         if (seen.length === 2) controller.abort(new Error('enough'))
       }

@@ -28,14 +28,19 @@ describe('a configuration', () => {
     [{ compressor: { memory: 'median' } }, /compressor\.memory: /],
     [{ compressor: { ...salient, similarity: 'flat' } }, /compressor\.similarity: .*maxsim/],
     [{ compressionRates: [0.5] }, /compressionRates\.0: /],
-    [{ compressionRates: [25] }, /compressionRates: a document of docMaxLength \(24\) tokens would get no memory at rate 25/],
+    [
+      { compressionRates: [25] },
+      /compressionRates: a document of docMaxLength \(24\) tokens would get no memory at rate 25/,
+    ],
     [{ compressionRates: [4, 2] }, /compressionRates: several rates need compressor\.proportional/],
     [{ compressor: salient, compressionRates: [4, 2], differentMemTokens: true }, /the smallest rate must come first/],
     [{ data: [] }, /data: /],
     [{ data: [{ file: 'x.jsonl', task: 'translate' }] }, /data\.0\.task: /],
     [{ steps: 0 }, /steps: /],
   ])('refuses %j', (changes, message) => {
-    expect(() => checkConfig(data.settings(changes), stageConfigSchema, 'run.json')).toThrow(/^The configuration run\.json is not valid: /)
+    expect(() => checkConfig(data.settings(changes), stageConfigSchema, 'run.json')).toThrow(
+      /^The configuration run\.json is not valid: /,
+    )
     expect(() => checkConfig(data.settings(changes), stageConfigSchema, 'run.json')).toThrow(message)
   })
 
@@ -54,56 +59,85 @@ describe('a dataset', () => {
   })
 
   test('that is missing is an error that names the file', async () => {
-    await expect(run(answers(at('missing.jsonl')))).rejects.toThrow(/missing\.jsonl: the file cannot be read \(ENOENT\)/)
+    await expect(run(answers(at('missing.jsonl')))).rejects.toThrow(
+      /missing\.jsonl: the file cannot be read \(ENOENT\)/,
+    )
   })
 
   test('that cannot serve its task is an error that says what it should hold', async () => {
     const pairs = { data: [{ file: at('pools.jsonl'), task: 'qa-pairs' }] }
-    await expect(run(pairs)).rejects.toThrow(/pools\.jsonl holds nothing for the task 'qa-pairs'\. Expected passages with qa/)
+    await expect(run(pairs)).rejects.toThrow(
+      /pools\.jsonl holds nothing for the task 'qa-pairs'\. Expected passages with qa/,
+    )
     const paraphrases = { data: [{ file: at('passages.jsonl'), task: 'paraphrase' }] }
     await expect(run(paraphrases)).rejects.toThrow(/passages\.jsonl:1: .*"paraphrase"/)
     const empty = await data.write('empty.jsonl', '')
     await expect(run(answers(empty))).rejects.toThrow(/empty\.jsonl holds nothing for the task 'answer'/)
     const record = { id: 'a', text: 'A b.', qa: [{ question: 'Q?', answers: ['not in the text'] }] }
     const unanswered = await data.write('unanswered.jsonl', `${JSON.stringify(record)}\n`)
-    await expect(run(answers(unanswered))).rejects.toThrow(/unanswered\.jsonl holds nothing.*answers occur in their text/)
+    await expect(run(answers(unanswered))).rejects.toThrow(
+      /unanswered\.jsonl holds nothing.*answers occur in their text/,
+    )
   })
 
   test('for evaluation needs another passage for the wrong memory', async () => {
     const record = { id: 'a', text: 'A b.', qa: [{ question: 'Q?', answers: ['A'] }] }
     const file = await data.write('single.jsonl', `${JSON.stringify(record)}\n`)
-    await expect(run({ evaluation: { data: [{ file, task: 'answer' }] } })).rejects.toThrow(/single\.jsonl has fewer than two passages/)
+    await expect(run({ evaluation: { data: [{ file, task: 'answer' }] } })).rejects.toThrow(
+      /single\.jsonl has fewer than two passages/,
+    )
   })
 })
 
 describe('a base model', () => {
   test('that is not there, or whose tokenizer is another, is an error that names it', async () => {
     await expect(run({ base: at('no-base') })).rejects.toThrow(/no-base/)
-    await expect(run({ tokenizer: 'models' })).rejects.toThrow(/tokenizer does not belong to.*at most 917 tokens.*49152 tokens/s)
+    await expect(run({ tokenizer: 'models' })).rejects.toThrow(
+      /tokenizer does not belong to.*at most 917 tokens.*49152 tokens/s,
+    )
   })
 })
 
 describe('prompts', () => {
   test('that are all cut before their answer are an error that says what to do', async () => {
-    await expect(run({ maxLength: 30, steps: 1 })).rejects.toThrow(/Step 1 has nothing to learn from.*Raise the maximal length/)
+    await expect(run({ maxLength: 30, steps: 1 })).rejects.toThrow(
+      /Step 1 has nothing to learn from.*Raise the maximal length/,
+    )
   })
 
   test('shorter than a document are no trouble for the compressor', async () => {
     const file = at('passages.jsonl')
     const record = { id: 'a', text: 'word '.repeat(200), qa: [{ question: 'Q?', answers: ['word'] }] }
     const long = await data.write('long.jsonl', `${JSON.stringify(record)}\n`)
-    const changes = { output: at('short'), docMaxLength: 180, compressionRates: [90], maxLength: 150, questionsPerRow: 1, steps: 2 }
-    const result = await run({ ...changes, data: [{ file: long, task: 'answer' }, { file, task: 'answer' }] })
+    const changes = {
+      output: at('short'),
+      docMaxLength: 180,
+      compressionRates: [90],
+      maxLength: 150,
+      questionsPerRow: 1,
+      steps: 2,
+    }
+    const result = await run({
+      ...changes,
+      data: [
+        { file: long, task: 'answer' },
+        { file, task: 'answer' },
+      ],
+    })
     expect(result.reason).toBe('finished')
   })
 })
 
 describe('initialise', () => {
   test('from a folder without a run, or from a run that does not fit, is an error', async () => {
-    await expect(run({ initialise: at('nothing') })).rejects.toThrow(/no checkpoint in .*nothing to start from.*initialise/)
+    await expect(run({ initialise: at('nothing') })).rejects.toThrow(
+      /no checkpoint in .*nothing to start from.*initialise/,
+    )
     await run({ output: at('earlier'), steps: 1 })
     const bigger = { output: at('later'), initialise: at('earlier'), lora: { rank: 8 } }
-    await expect(run(bigger)).rejects.toThrow(/parameter 'model\.layers\.0\..*lora_A.*' in .*earlier.* does not fit.*rank/)
+    await expect(run(bigger)).rejects.toThrow(
+      /parameter 'model\.layers\.0\..*lora_A.*' in .*earlier.* does not fit.*rank/,
+    )
     const trimmed = { output: at('later'), initialise: at('earlier'), compressor: { compressorLayers: 1 } }
     await expect(run(trimmed)).rejects.toThrow(/parameter 'model\.layers\.1\..*encoder_adapter.*does not fit/)
     expect(await checkpointSteps(at('later'))).toEqual([])
@@ -114,9 +148,13 @@ describe('resuming', () => {
   test('with other settings, or where nothing is, is an error; so is a run over another', async () => {
     await run({ output: at('begun'), steps: 1 })
     const other = data.config({ output: at('begun'), steps: 1, learningRate: 0.5 })
-    await expect(runStage1({ config: other, resume: true })).rejects.toThrow(/started with other settings: learningRate/)
+    await expect(runStage1({ config: other, resume: true })).rejects.toThrow(
+      /started with other settings: learningRate/,
+    )
     await expect(run({ output: at('begun'), steps: 1 })).rejects.toThrow(/already holds a run.*--resume/)
-    await expect(runStage1({ config: data.config({ output: at('absent') }), resume: true })).rejects.toThrow(/nothing to resume/)
+    await expect(runStage1({ config: data.config({ output: at('absent') }), resume: true })).rejects.toThrow(
+      /nothing to resume/,
+    )
   })
 
   test('needs no longer the run that it was initialised from', async () => {
@@ -162,6 +200,10 @@ test('a disk that is full during a checkpoint ends the run; the checkpoint befor
         if (step === stopAt) controller.abort()
       },
     }
-    await runStage1({ config: checkConfig(config, stageConfigSchema, 'full.json'), signal: controller.signal, progress })
+    await runStage1({
+      config: checkConfig(config, stageConfigSchema, 'full.json'),
+      signal: controller.signal,
+      progress,
+    })
   }
 })

@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import type { SampleOptions } from '../../../src/training/stages/samples.ts'
+import { openRuntime } from '../../../src/runtime/runtime.ts'
 import { readLastCheckpoint } from '../../../src/training/checkpoint.ts'
 import { readMetrics } from '../../../src/training/metrics.ts'
 import { controlBatches } from '../../../src/training/stages/evaluation.ts'
 import { runStage1 } from '../../../src/training/stages/run.ts'
+import type { SampleOptions } from '../../../src/training/stages/samples.ts'
 import * as stage1 from '../../../src/training/stages/stage1.ts'
-import { openRuntime } from '../../../src/runtime/runtime.ts'
 import { tinyModel } from '../../clara/tiny.ts'
 import { salient, type TinyData, tinyData } from './tiny-run.ts'
 
@@ -29,7 +29,7 @@ describe('the loss of ten steps with a fixed seed', () => {
   // Computed by this program itself: they change only when training changes.
   const golden = {
     tokens: {
-      loss: [7.282696, 6.864037, 6.786267, 6.607934, 6.235964, 6.66953, 6.276134, 5.803515, 5.867491, 5.682940],
+      loss: [7.282696, 6.864037, 6.786267, 6.607934, 6.235964, 6.66953, 6.276134, 5.803515, 5.867491, 5.68294],
       mse: [0.210924, 0.200383, 0.136904, 0.098465, 0.063558, 0.044002, 0.031825, 0.028495, 0.025966, 0.028677],
     },
     salient: {
@@ -128,7 +128,13 @@ describe('a run', () => {
     const first = data.config({ output: output('first'), steps: 3, compressor: salient })
     await runStage1({ config: first })
     // a learning rate of next to nothing keeps the parameters that it began with
-    const second = data.config({ output: output('second'), steps: 1, learningRate: 1e-30, compressor: salient, initialise: first.output })
+    const second = data.config({
+      output: output('second'),
+      steps: 1,
+      learningRate: 1e-30,
+      compressor: salient,
+      initialise: first.output,
+    })
     await runStage1({ config: second })
     const [ended, begun] = [await readLastCheckpoint(first.output), await readLastCheckpoint(second.output)]
     expect(begun?.parameters).toEqual(ended?.parameters)
@@ -166,7 +172,13 @@ describe('numbers that are not finite', () => {
   })
 
   test('also when the learning rate is absurd', async () => {
-    const config = data.config({ output: output('absurd'), steps: 20, learningRate: 1e30, warmup: 0, checkpoint: { steps: 1 } })
+    const config = data.config({
+      output: output('absurd'),
+      steps: 20,
+      learningRate: 1e30,
+      warmup: 0,
+      checkpoint: { steps: 1 },
+    })
     await expect(runStage1({ config })).rejects.toThrow(/step \d+.*(loss is (NaN|Infinity)|not finite)/)
     const last = await readLastCheckpoint(config.output)
     for (const values of last?.parameters.values() ?? []) expect(values.every(Number.isFinite)).toBe(true)
@@ -186,7 +198,8 @@ describe('the controls', () => {
     }))
     const file = await data.write('controls.jsonl', records.map((record) => `${JSON.stringify(record)}\n`).join(''))
     const controls = await controlBatches(file, samples, options, 4)
-    const rows = (name: 'right' | 'wrong') => controls[name].flatMap(({ rows: list, documents }) => list.map((row) => ({ row, documents })))
+    const rows = (name: 'right' | 'wrong') =>
+      controls[name].flatMap(({ rows: list, documents }) => list.map((row) => ({ row, documents })))
     expect(rows('right')).toHaveLength(samples)
     rows('right').forEach(({ row, documents }, index) => {
       const wrong = rows('wrong')[index]

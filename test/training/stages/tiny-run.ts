@@ -13,7 +13,9 @@ const passages = [
   ['The choir sang in Latin for an hour.', 'In which language did the choir sing?', 'Latin'],
 ] as const
 
-const paraphrases = passages.slice(0, 3).map(([text], index) => ({ text, paraphrase: `${index}: ${text.toLowerCase()}` }))
+const paraphrases = passages
+  .slice(0, 3)
+  .map(([text], index) => ({ text, paraphrase: `${index}: ${text.toLowerCase()}` }))
 
 const pools = passages.map(([, question, answer], index) => ({
   id: `q${index}`,

@@ -59,7 +59,10 @@ export async function loadBase(source: WeightSource, options: LoadBaseOptions): 
   weights.set(EMBEDDING, resized(embedding, options, norm, random.normal))
   if (!config.tie_word_embeddings) {
     const head = await source.read(HEAD)
-    weights.set(HEAD, resized(head, options, meanRowNorm(head.data as Float32Array, options.baseVocabulary, hidden), random.normal))
+    weights.set(
+      HEAD,
+      resized(head, options, meanRowNorm(head.data as Float32Array, options.baseVocabulary, hidden), random.normal),
+    )
   }
   return {
     config,
@@ -86,12 +89,13 @@ function resized(table: HostTensor, options: LoadBaseOptions, norm: number, norm
   const hidden = table.dims[1] ?? 0
   const data = new Float32Array(new SharedArrayBuffer(options.vocabulary * hidden * 4))
   data.set((table.data as Float32Array).subarray(0, options.baseVocabulary * hidden))
-  for (let index = options.baseVocabulary * hidden; index < data.length; index++) data[index] = (normal() * norm) / Math.sqrt(hidden)
+  for (let index = options.baseVocabulary * hidden; index < data.length; index++)
+    data[index] = (normal() * norm) / Math.sqrt(hidden)
   return { dtype: 'float32', dims: [options.vocabulary, hidden], data }
 }
 
 /** Mean L2 norm of the first `rows` rows. */
-export function meanRowNorm(data: Float32Array, rows: number, width: number): number {
+function meanRowNorm(data: Float32Array, rows: number, width: number): number {
   let sum = 0
   for (let row = 0; row < rows; row++) {
     let squares = 0

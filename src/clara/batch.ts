@@ -33,7 +33,11 @@ export interface PoolingOptions {
 }
 
 /** Pads documents on the left to one length and lists where their memory comes from. */
-export function compressorBatch(documents: readonly EncodedDocument[], padId: number, options: PoolingOptions): CompressorBatch {
+export function compressorBatch(
+  documents: readonly EncodedDocument[],
+  padId: number,
+  options: PoolingOptions,
+): CompressorBatch {
   const length = Math.max(...documents.map(({ ids }) => ids.length))
   const count = documents.length
   const ids = new Array<number>(count * length).fill(padId)
@@ -63,7 +67,11 @@ export function compressorBatch(documents: readonly EncodedDocument[], padId: nu
   return { feeds: { ...feeds, ...pooled.feeds }, memoryCounts: pooled.memoryCounts }
 }
 
-function memoryTokenFeeds(documents: readonly EncodedDocument[], length: number, starts: readonly number[]): CompressorBatch {
+function memoryTokenFeeds(
+  documents: readonly EncodedDocument[],
+  length: number,
+  starts: readonly number[],
+): CompressorBatch {
   const count = documents.length
   const slot = new Array<number>(count * length).fill(0)
   const isSlot = new Uint8Array(count * length)
@@ -105,7 +113,10 @@ export function windows(length: number, { config, rate, fixedCount }: PoolingOpt
       })
     }
     const count = Math.max(1, Math.ceil(length / rate))
-    return Array.from({ length: count }, (_, index) => [Math.floor(index * rate), Math.min(length, Math.floor((index + 1) * rate))])
+    return Array.from({ length: count }, (_, index) => [
+      Math.floor(index * rate),
+      Math.min(length, Math.floor((index + 1) * rate)),
+    ])
   }
   return Array.from({ length: fixedCount }, (_, index) => {
     const start = Math.floor((index * length) / fixedCount)
@@ -113,7 +124,11 @@ export function windows(length: number, { config, rate, fixedCount }: PoolingOpt
   })
 }
 
-function windowFeeds(documents: readonly EncodedDocument[], starts: readonly number[], options: PoolingOptions): CompressorBatch {
+function windowFeeds(
+  documents: readonly EncodedDocument[],
+  starts: readonly number[],
+  options: PoolingOptions,
+): CompressorBatch {
   const all: { places: number[]; ids: number[] }[] = []
   const memoryCounts = documents.map((document, row) => {
     const [from, to] = document.text
@@ -244,7 +259,8 @@ export function generatorBatch(rows: readonly GeneratorRow[], options: Generator
       }
       const line = (index * length + start + at) * length + start
       const segment = row.segments[at]
-      for (let key = 0; key <= at; key++) if (row.segments[key] === 0 || row.segments[key] === segment) bias[line + key] = 0
+      for (let key = 0; key <= at; key++)
+        if (row.segments[key] === 0 || row.segments[key] === segment) bias[line + key] = 0
     })
     // a prompt that was cut inside its memory teaches nothing, and no state of it is read
     if (used !== memories.length && row.labels.length > 0) {

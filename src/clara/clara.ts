@@ -16,7 +16,14 @@ import { inferenceRole, type WeightKind } from './inference.ts'
 import { type ClaraModel, embeddedModel } from './model.ts'
 import { embeddingTable } from './network.ts'
 import { openModel } from './open.ts'
-import { answerPrompt, documentSlot, fullTextPrompt, paraphrasePrompt, paraphraseVariants, promptIds } from './prompts.ts'
+import {
+  answerPrompt,
+  documentSlot,
+  fullTextPrompt,
+  paraphrasePrompt,
+  paraphraseVariants,
+  promptIds,
+} from './prompts.ts'
 import { memorySimilarity } from './similarity.ts'
 import { hardTopK, requirePool } from './topk.ts'
 
@@ -72,7 +79,13 @@ export class Clara implements AsyncDisposable {
   readonly #queryReasoner: Encoder
   readonly #generator: LanguageModel
 
-  private constructor(model: ClaraModel, runtime: Runtime, encoder: Encoder, queryReasoner: Encoder, generator: LanguageModel) {
+  private constructor(
+    model: ClaraModel,
+    runtime: Runtime,
+    encoder: Encoder,
+    queryReasoner: Encoder,
+    generator: LanguageModel,
+  ) {
     this.model = model
     this.#runtime = runtime
     this.#encoder = encoder
@@ -147,7 +160,9 @@ export class Clara implements AsyncDisposable {
     options: AnswerOptions = {},
   ): Promise<string[]> {
     requirePerQuestion(questions, memories)
-    const prompts = questions.map((question, index) => this.#memoryPrompt(memories[index] ?? [], (slots) => answerPrompt(question, slots)))
+    const prompts = questions.map((question, index) =>
+      this.#memoryPrompt(memories[index] ?? [], (slots) => answerPrompt(question, slots)),
+    )
     return this.#write(prompts, memories.flat(), options)
   }
 
@@ -197,18 +212,29 @@ export class Clara implements AsyncDisposable {
   }
 
   /** Streams the answer to one question from memories, piece by piece. */
-  async *streamAnswer(question: string, memories: readonly Memory[], options: AnswerOptions = {}): AsyncGenerator<string, void, undefined> {
+  async *streamAnswer(
+    question: string,
+    memories: readonly Memory[],
+    options: AnswerOptions = {},
+  ): AsyncGenerator<string, void, undefined> {
     const prompt = this.#memoryPrompt(memories, (slots) => answerPrompt(question, slots))
     yield* this.#stream(prompt, memories, options)
   }
 
   /** Streams the answer to one question from full text. */
-  async *streamFullTextAnswer(question: string, documents: readonly string[], options: AnswerOptions = {}): AsyncGenerator<string, void, undefined> {
+  async *streamFullTextAnswer(
+    question: string,
+    documents: readonly string[],
+    options: AnswerOptions = {},
+  ): AsyncGenerator<string, void, undefined> {
     yield* this.#stream({ ids: promptIds(this.model.tokenizer, fullTextPrompt(question, documents)) }, [], options)
   }
 
   /** Positions of the prompt that asks a question over memories, and over the documents' text. */
-  promptTokens(question: string, source: { readonly memories: readonly Memory[] } | { readonly documents: readonly string[] }): number {
+  promptTokens(
+    question: string,
+    source: { readonly memories: readonly Memory[] } | { readonly documents: readonly string[] },
+  ): number {
     const { tokenizer } = this.model
     if ('documents' in source) return promptIds(tokenizer, fullTextPrompt(question, source.documents)).length
     return this.#memoryPrompt(source.memories, (slots) => answerPrompt(question, slots)).ids.length
@@ -222,7 +248,10 @@ export class Clara implements AsyncDisposable {
     return this.close()
   }
 
-  #memoryPrompt(memories: readonly Memory[], messages: (slots: ReturnType<typeof documentSlot>[]) => ChatMessage[]): GenerationPrompt {
+  #memoryPrompt(
+    memories: readonly Memory[],
+    messages: (slots: ReturnType<typeof documentSlot>[]) => ChatMessage[],
+  ): GenerationPrompt {
     const { base, config, tokenizer, firstMemoryToken, memoryTokens } = this.model
     const foreign = memories.find(({ shape }) => shape[1] !== base.config.hidden_size)
     if (foreign) {
@@ -232,7 +261,9 @@ export class Clara implements AsyncDisposable {
         hint: 'Compress the documents again with this model.',
       })
     }
-    const slots = memories.map(({ shape }) => documentSlot({ count: shape[0], differentMemTokens: config.different_mem_tokens }))
+    const slots = memories.map(({ shape }) =>
+      documentSlot({ count: shape[0], differentMemTokens: config.different_mem_tokens }),
+    )
     const ids = promptIds(tokenizer, messages(slots))
     let next = 0
     const memoryRows = ids.map((id) => (id >= firstMemoryToken && id < firstMemoryToken + memoryTokens ? next++ : -1))
@@ -248,7 +279,11 @@ export class Clara implements AsyncDisposable {
   }
 
   /** Continues prompts whose memories lie one after the other in `memories`. */
-  async #write(prompts: readonly GenerationPrompt[], memories: readonly Memory[], options: AnswerOptions): Promise<string[]> {
+  async #write(
+    prompts: readonly GenerationPrompt[],
+    memories: readonly Memory[],
+    options: AnswerOptions,
+  ): Promise<string[]> {
     const { tokenizer } = this.model
     const rows: number[][] = prompts.map(() => [])
     for await (const tokens of this.#tokens(prompts, memories, options)) {
@@ -259,7 +294,11 @@ export class Clara implements AsyncDisposable {
     return rows.map((ids) => tokenizer.decode(ids, { skipSpecials: true }).trim())
   }
 
-  async *#stream(prompt: GenerationPrompt, memories: readonly Memory[], options: AnswerOptions): AsyncGenerator<string, void, undefined> {
+  async *#stream(
+    prompt: GenerationPrompt,
+    memories: readonly Memory[],
+    options: AnswerOptions,
+  ): AsyncGenerator<string, void, undefined> {
     const decoder = this.model.tokenizer.streamDecoder({ skipSpecials: true })
     for await (const [token] of this.#tokens([prompt], memories, options)) {
       const text = token === undefined ? '' : decoder.push(token)
@@ -277,7 +316,8 @@ export class Clara implements AsyncDisposable {
       first += prompt.memoryRows?.filter((row) => row >= 0).length ?? 0
       return { ids: prompt.ids, ...(memoryRows ? { memoryRows } : {}) }
     })
-    const memory: HostTensor | undefined = memories.length > 0 ? joinMemories(memories, base.config.hidden_size) : undefined
+    const memory: HostTensor | undefined =
+      memories.length > 0 ? joinMemories(memories, base.config.hidden_size) : undefined
     return generateTokens(this.#generator, placed, memory, {
       maxNewTokens: options.maxNewTokens ?? config.max_new_tokens,
       stopIds: [tokenizer.eosId],
@@ -359,7 +399,11 @@ async function openGenerator(model: ClaraModel, runtime: Runtime, kind: WeightKi
     weights: role.weights,
     parts: (graph) => {
       const declared = role.declare(graph, maxPositions)
-      return { decoder: declared.decoder, head: declared.head, embed: (ids) => gather(embeddingTable(declared.base), ids) }
+      return {
+        decoder: declared.decoder,
+        head: declared.head,
+        embed: (ids) => gather(embeddingTable(declared.base), ids),
+      }
     },
   })
 }

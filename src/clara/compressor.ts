@@ -8,7 +8,7 @@ import { matmul } from '../ops/matmul.ts'
 import { meanSquaredError, softmax } from '../ops/normalise.ts'
 import { reduceSum } from '../ops/reduce.ts'
 import type { CompressorConfig } from './config.ts'
-import { type Base, declareRole, type DropoutNoise, embeddingTable } from './network.ts'
+import { type Base, type DropoutNoise, declareRole, embeddingTable } from './network.ts'
 
 /** Names of the learned numbers of the salient compressor. */
 export const SALIENT = { alpha: 'salient.alpha', beta: 'salient.beta', weight: 'salient.weight' } as const
@@ -143,4 +143,3 @@ function toNorm(rows: Tensor, norm: number): Tensor {
   const squares = reduceSum(multiply(rows, rows), [-1], true)
   return scale(divide(rows, sqrt(add(squares, scalar(rows, 1e-12)))), norm)
 }
-

@@ -9,10 +9,20 @@ export const compressorConfig = z
     memory: z
       .enum(['tokens', 'mean', 'salient'])
       .default('tokens')
-      .describe('tokens: hidden states of appended memory tokens (the paper); mean: mean over windows; salient: weighted sum over windows of embeddings and hidden states'),
-    compressorLayers: z.number().int().positive().optional().describe('Run only the first layers of the base model. Default: all'),
+      .describe(
+        'tokens: hidden states of appended memory tokens (the paper); mean: mean over windows; salient: weighted sum over windows of embeddings and hidden states',
+      ),
+    compressorLayers: z
+      .number()
+      .int()
+      .positive()
+      .optional()
+      .describe('Run only the first layers of the base model. Default: all'),
     attention: z.enum(['causal', 'bidirectional']).default('causal').describe('What a position of the compressor sees'),
-    memoryNorm: z.boolean().default(false).describe('Scale every memory token to the mean norm of the input embeddings'),
+    memoryNorm: z
+      .boolean()
+      .default(false)
+      .describe('Scale every memory token to the mean norm of the input embeddings'),
     similarity: z
       .enum(['flat', 'maxsim'])
       .default('flat')
@@ -23,11 +33,13 @@ export const compressorConfig = z
       .describe('Memory tokens in proportion to the length of the document, instead of a fixed number'),
   })
   .refine((config) => !(config.proportional && config.similarity === 'flat'), {
-    message: "memory in proportion to the length needs similarity 'maxsim': flattened memories of different lengths have no cosine",
+    message:
+      "memory in proportion to the length needs similarity 'maxsim': flattened memories of different lengths have no cosine",
     path: ['similarity'],
   })
   .refine((config) => !(config.proportional && config.memory === 'tokens'), {
-    message: "memory 'tokens' has a fixed number of memory tokens: use 'mean' or 'salient' for memory in proportion to the length",
+    message:
+      "memory 'tokens' has a fixed number of memory tokens: use 'mean' or 'salient' for memory in proportion to the length",
     path: ['proportional'],
   })
 
@@ -39,7 +51,7 @@ export const claraConfig = z.strictObject({
   doc_max_length: z.number().int().positive().describe('Longest document, in tokens; longer ones are truncated'),
   different_mem_tokens: z.boolean().default(true).describe('A memory token per slot instead of one repeated'),
   lora_r: z.number().int().positive().default(16).describe('Rank of the adapters'),
-  lora_alpha: z.number().positive().optional().describe('Numerator of the adapters\' scale. Default: 2 * lora_r'),
+  lora_alpha: z.number().positive().optional().describe("Numerator of the adapters' scale. Default: 2 * lora_r"),
   generation_top_k: z.number().int().positive().default(5).describe('Documents the generator reads'),
   max_new_tokens: z.number().int().positive().default(128),
   compressor: compressorConfig.prefault({}),
@@ -51,4 +63,7 @@ export type ClaraConfig = z.infer<typeof claraConfig>
 export const memoryLength = (config: Pick<ClaraConfig, 'doc_max_length' | 'compr_rate'>): number =>
   Math.floor(config.doc_max_length / config.compr_rate)
 
-export const loraSize = (config: ClaraConfig) => ({ rank: config.lora_r, alpha: config.lora_alpha ?? 2 * config.lora_r })
+export const loraSize = (config: ClaraConfig) => ({
+  rank: config.lora_r,
+  alpha: config.lora_alpha ?? 2 * config.lora_r,
+})

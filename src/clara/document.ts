@@ -1,8 +1,8 @@
 import { ClaraError } from '../errors.ts'
 import type { Tokenizer } from '../tokenizer/types.ts'
 import type { EncodedDocument } from './batch.ts'
-import type { ClaraModel } from './model.ts'
 import { memoryLength } from './config.ts'
+import type { ClaraModel } from './model.ts'
 import { encodeDocument, type MemoryTokenOptions } from './prompts.ts'
 
 /** A text as the compressor reads it, and how many of its tokens did not fit. */
@@ -37,7 +37,8 @@ const CHARACTERS_PER_TOKEN = 64
 export function encodeText(model: Pick<ClaraModel, 'tokenizer' | 'config'>, text: string, name: string): EncodedText {
   const { tokenizer, config } = model
   const { doc_max_length: docMaxLength, different_mem_tokens: differentMemTokens } = config
-  if (text.trim() === '') throw new ClaraError(`${name} is empty.`, { hint: 'Leave it out: there is nothing to compress.' })
+  if (text.trim() === '')
+    throw new ClaraError(`${name} is empty.`, { hint: 'Leave it out: there is nothing to compress.' })
   const longest = docMaxLength * CHARACTERS_PER_TOKEN
   if (text.length > longest) {
     throw new ClaraError(`${name} has ${text.length} characters, but is compressed as a whole.`, {

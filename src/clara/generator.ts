@@ -6,7 +6,7 @@ import { crossEntropy, gather } from '../ops/indexing.ts'
 import { concat, reshape, slice } from '../ops/layout.ts'
 import { linear } from '../ops/matmul.ts'
 import { reduceSum } from '../ops/reduce.ts'
-import { type Base, declareRole, type DropoutNoise, embeddingTable, headTable } from './network.ts'
+import { type Base, type DropoutNoise, declareRole, embeddingTable, headTable } from './network.ts'
 
 export interface GeneratorOptions {
   readonly lora: LoraSize | undefined
@@ -71,7 +71,7 @@ export function answerLoss(
 }
 
 /** Logits over the vocabulary; with tied embeddings the trainable memory rows take their places in the head. */
-export function headLogits(base: Base, rows: Tensor, memoryRows: GeneratorOptions['memoryRows']): Tensor {
+function headLogits(base: Base, rows: Tensor, memoryRows: GeneratorOptions['memoryRows']): Tensor {
   const logits = linear(rows, headTable(base))
   if (!memoryRows || !base.config.tie_word_embeddings) return logits
   const { rows: table, firstId } = memoryRows

@@ -18,7 +18,10 @@ export type WeightKind = (typeof weightKinds)[number]
 /** One role of a model made ready for inference: how to declare it in a graph, and the weights that stand behind it. */
 export interface InferenceRole {
   readonly weights: ReadonlyMap<string, HostTensor>
-  declare(graph: Graph, positions: number): { readonly base: Base; readonly decoder: Decoder; head(rows: Tensor): Tensor }
+  declare(
+    graph: Graph,
+    positions: number,
+  ): { readonly base: Base; readonly decoder: Decoder; head(rows: Tensor): Tensor }
 }
 
 export interface InferenceOptions {

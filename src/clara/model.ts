@@ -14,12 +14,12 @@ import { loadTokenizer } from '../tokenizer/load.ts'
 import type { Tokenizer } from '../tokenizer/types.ts'
 import { type BaseModel, loadBase } from './base.ts'
 import { MEMORY_ROWS, SALIENT } from './compressor.ts'
-import { claraConfig, type ClaraConfig, loraSize, memoryLength } from './config.ts'
+import { type ClaraConfig, claraConfig, loraSize, memoryLength } from './config.ts'
 import { EMBEDDING, HEAD } from './network.ts'
 import { claraTokens } from './prompts.ts'
 
 /** Names in adapters.safetensors beside the learned parameters. */
-export const IDF = 'salient.idf'
+const IDF = 'salient.idf'
 const SPECIAL_ROWS = 'special_tokens.weight'
 /** Where the head has a table of its own. */
 const SPECIAL_HEAD_ROWS = 'special_tokens.lm_head.weight'
@@ -76,7 +76,9 @@ export async function loadModel(folder: string): Promise<ClaraModel> {
   const { clara: config } = file
   const baseTokenizer = await loadTokenizer(resolve(folder, file.tokenizer))
   const count = memoryLength(config)
-  const tokenizer = baseTokenizer.withAddedTokens(claraTokens({ count, differentMemTokens: config.different_mem_tokens }))
+  const tokenizer = baseTokenizer.withAddedTokens(
+    claraTokens({ count, differentMemTokens: config.different_mem_tokens }),
+  )
   await using source = await openWeights(resolve(folder, file.base))
   const base = await loadBase(source, {
     baseVocabulary: baseTokenizer.vocabularySize,
@@ -139,7 +141,8 @@ function expectedParameters(
   const size = loraSize(config)
   const hidden = base.config.hidden_size
   const encoderRoles: Role[] = ['encoder_adapter']
-  if ([...given.keys()].some((name) => name.includes('.query_reasoner_adapter.'))) encoderRoles.push('query_reasoner_adapter')
+  if ([...given.keys()].some((name) => name.includes('.query_reasoner_adapter.')))
+    encoderRoles.push('query_reasoner_adapter')
   const expected = new Map<string, readonly number[]>([
     ...encoderRoles.flatMap((role) => [...adapterShapes(base.config, size, role, compressorLayers)]),
     ...adapterShapes(base.config, size, 'decoder_adapter'),
@@ -219,7 +222,8 @@ export async function saveModel(options: SaveModelOptions): Promise<void> {
   if (!base.config.tie_word_embeddings) tensors.set(SPECIAL_HEAD_ROWS, addedRows(HEAD))
   if (options.idf) tensors.set(IDF, { dtype: 'float32', dims: [options.idf.length], data: options.idf })
   await writeSafetensors(join(folder, ADAPTERS_FILE), tensors, { format: 'clara-ts' }, { float: 'float16' })
-  const tokenizerFolder = options.tokenizerFolder ?? (extname(options.basePath) === '' ? options.basePath : dirname(options.basePath))
+  const tokenizerFolder =
+    options.tokenizerFolder ?? (extname(options.basePath) === '' ? options.basePath : dirname(options.basePath))
   const file: z.input<typeof modelFile> = {
     format: 'clara-ts',
     version: 1,

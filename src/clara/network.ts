@@ -87,7 +87,10 @@ export function declareRole(
   const parameters = new Map<string, Tensor>()
   if (role && options) {
     for (const [name, dims] of adapterShapes(config, options.size, role, options.layers)) {
-      parameters.set(name, options.frozen ? addWeight(graph, name, 'float32', dims) : addInput(graph, name, 'float32', dims))
+      parameters.set(
+        name,
+        options.frozen ? addWeight(graph, name, 'float32', dims) : addInput(graph, name, 'float32', dims),
+      )
     }
   }
   const shapes = linearModules(config)
@@ -103,7 +106,9 @@ export function declareRole(
       const weight = base.weight(`model.layers.${layer}.${module}.weight`, dims)
       const a = role && parameters.get(factorName(layer, module, 'A', role))
       const b = role && parameters.get(factorName(layer, module, 'B', role))
-      return a && b ? loraLinear(rows, weight, { a, b }, scale, dropped(rows)) : loraLinear(rows, weight, undefined, scale)
+      return a && b
+        ? loraLinear(rows, weight, { a, b }, scale, dropped(rows))
+        : loraLinear(rows, weight, undefined, scale)
     },
   }
   return { decoder, parameters }
@@ -129,8 +134,7 @@ function dropoutOf(noise: DropoutNoise | undefined): (rows: Tensor) => Tensor {
 export const EMBEDDING = 'model.embed_tokens.weight'
 export const HEAD = 'lm_head.weight'
 
-export const embeddingTable = (base: Base): Tensor =>
-  base.weight(EMBEDDING, [base.vocabulary, base.config.hidden_size])
+export const embeddingTable = (base: Base): Tensor => base.weight(EMBEDDING, [base.vocabulary, base.config.hidden_size])
 
 /** The output head's weight: the embedding itself where they are tied. */
 export const headTable = (base: Base): Tensor =>

@@ -7,7 +7,10 @@ export const options = z.strictObject({
   file: z.string().default('datasets/squad.dev.jsonl.gz').describe('Passages with questions (JSON lines)'),
   model: z.string().optional().describe('Model folder. Default: the embedded model'),
   questions: z.number().int().min(2).default(200).describe('How many questions, one a passage'),
-  rates: z.array(z.number().positive()).default([]).describe("Text positions per memory token. Default: the model's own"),
+  rates: z
+    .array(z.number().positive())
+    .default([])
+    .describe("Text positions per memory token. Default: the model's own"),
   retrieval: z.array(z.string()).default([]).describe('Files of questions with candidates, for recall beside BM25'),
   lossPassages: z.number().int().min(0).default(48).describe('Passages for the answer losses; 0 leaves them out'),
   weights: z.enum(['int8', 'fp32']).default('int8').describe('How weights are held while answering'),
@@ -27,7 +30,12 @@ export async function run(values: z.infer<typeof options>, context: VerbContext)
   const { threads, weights, lossPassages } = values
   const model = await loadModel(values.model ?? embeddedModel())
   const rates = values.rates.length > 0 ? values.rates : [model.config.compr_rate]
-  const result: Record<string, unknown> = { file: values.file, fingerprint: model.fingerprint, stage: model.stage, weights }
+  const result: Record<string, unknown> = {
+    file: values.file,
+    fingerprint: model.fingerprint,
+    stage: model.stage,
+    weights,
+  }
   {
     await using clara = await Clara.open(model, { weights, ...(threads === undefined ? {} : { threads }) })
     const questions = await reader.readerQuestions(values.file, values.questions, clara)
@@ -51,7 +59,9 @@ export async function run(values: z.infer<typeof options>, context: VerbContext)
     result['answers'] = scores
     const retrieval: Record<string, unknown> = {}
     for (const file of values.retrieval) {
-      const figures = await evaluateRetrieval(clara, file, values.questions, (done, all) => context.status(`${file}: ${done}/${all}`))
+      const figures = await evaluateRetrieval(clara, file, values.questions, (done, all) =>
+        context.status(`${file}: ${done}/${all}`),
+      )
       retrieval[file] = figures
       const { latent, bm25 } = figures
       context.print(

@@ -1,9 +1,8 @@
-import { memoryLength } from '../clara/config.ts'
+import { loraSize, memoryLength } from '../clara/config.ts'
 import type { ClaraModel } from '../clara/model.ts'
 import { openRuntime } from '../runtime/runtime.ts'
 import { controlBatches, meanLoss } from '../training/stages/evaluation.ts'
 import { openStage1Evaluation } from '../training/stages/stage1.ts'
-import { loraSize } from '../clara/config.ts'
 import type { ReaderMode } from './reader.ts'
 
 export interface LossOptions {
@@ -23,7 +22,8 @@ export async function answerLosses(model: ClaraModel, options: LossOptions): Pro
   const sampleOptions = {
     tokenizer,
     docMaxLength: config.doc_max_length,
-    memoryCount: (tokens: number) => (compressor.proportional ? Math.max(1, Math.ceil(tokens / options.rate)) : fixedCount),
+    memoryCount: (tokens: number) =>
+      compressor.proportional ? Math.max(1, Math.ceil(tokens / options.rate)) : fixedCount,
     differentMemTokens: config.different_mem_tokens,
     memoryInInput: compressor.memory === 'tokens',
     maxLength: 1024,

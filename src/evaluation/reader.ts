@@ -26,10 +26,15 @@ export async function readerQuestions(file: string, count: number, clara: Clara)
     return found ? [{ question: found.question, answers: found.answers, text: cut }] : []
   })
   if (questions.length < 2) {
-    throw new ClaraError(`${file} has fewer than two usable questions.`, { hint: 'The wrong-memory control needs another passage.' })
+    throw new ClaraError(`${file} has fewer than two usable questions.`, {
+      hint: 'The wrong-memory control needs another passage.',
+    })
   }
   const every = Math.max(1, questions.length / count)
-  return Array.from({ length: Math.min(count, questions.length) }, (_, index) => questions[Math.floor(index * every)] as ReaderQuestion)
+  return Array.from(
+    { length: Math.min(count, questions.length) },
+    (_, index) => questions[Math.floor(index * every)] as ReaderQuestion,
+  )
 }
 
 /**
@@ -73,8 +78,17 @@ export async function evaluateReader(
     const group = questions.slice(start, start + BATCH)
     const asked = group.map(({ question }) => question)
     // another passage of the same file: the one after it
-    const texts = group.map((own, index) => (mode === 'wrongMemory' ? questions[(start + index + 1) % questions.length] : own)?.text ?? '')
-    if (mode === 'fullText') answers.push(...(await clara.generateFromFullText(asked, texts.map((text) => [text]), answerOptions)))
+    const texts = group.map(
+      (own, index) => (mode === 'wrongMemory' ? questions[(start + index + 1) % questions.length] : own)?.text ?? '',
+    )
+    if (mode === 'fullText')
+      answers.push(
+        ...(await clara.generateFromFullText(
+          asked,
+          texts.map((text) => [text]),
+          answerOptions,
+        )),
+      )
     else {
       const none = mode === 'noMemory'
       const memories = none ? [] : await clara.compressDocuments(texts, rate === undefined ? {} : { rate })

@@ -20,7 +20,9 @@ export async function evaluateRetrieval(
 ): Promise<{ readonly latent: RetrievalScores; readonly bm25: RetrievalScores }> {
   const all = await loadJsonLines(file, poolQuestionSchema)
   const every = Math.max(1, all.length / count)
-  const questions = all.filter((_, index) => Math.floor(index / every) !== Math.floor((index - 1) / every)).slice(0, count)
+  const questions = all
+    .filter((_, index) => Math.floor(index / every) !== Math.floor((index - 1) / every))
+    .slice(0, count)
   const rankings: { latent: string[]; bm25: string[]; relevant: string[] }[] = []
   for (const { question, candidates } of questions) {
     const texts = candidates.map(({ title, text }) => (title === '' ? text : `${title}: ${text}`))
@@ -29,7 +31,10 @@ export async function evaluateRetrieval(
     const scores = memories.map((memory) => (asked ? clara.score(asked, memory) : 0))
     const lexical = indexBm25(texts).scores(question)
     const ranked = (of: ArrayLike<number>) =>
-      texts.map((_, index) => index).sort((a, b) => (of[b] ?? 0) - (of[a] ?? 0) || a - b).map(String)
+      texts
+        .map((_, index) => index)
+        .sort((a, b) => (of[b] ?? 0) - (of[a] ?? 0) || a - b)
+        .map(String)
     rankings.push({
       latent: ranked(scores),
       bm25: ranked(lexical),
@@ -38,7 +43,8 @@ export async function evaluateRetrieval(
     progress?.(rankings.length, questions.length)
   }
   const scores = (kind: 'latent' | 'bm25'): RetrievalScores => {
-    const mean = (k: number) => rankings.reduce((sum, row) => sum + recallAt(k, row[kind], row.relevant), 0) / rankings.length
+    const mean = (k: number) =>
+      rankings.reduce((sum, row) => sum + recallAt(k, row[kind], row.relevant), 0) / rankings.length
     return { questions: rankings.length, recallAt1: mean(1), recallAt5: mean(5) }
   }
   return { latent: scores('latent'), bm25: scores('bm25') }

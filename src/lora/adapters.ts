@@ -1,7 +1,7 @@
 import type { HostTensor } from '../graph/dtype.ts'
 import type { Tensor } from '../graph/graph.ts'
-import { linear } from '../ops/matmul.ts'
 import { type DecoderConfig, linearModules } from '../model/config.ts'
+import { linear } from '../ops/matmul.ts'
 
 /** The three adapters on one base, by the names the published checkpoints give them. */
 export const roles = ['encoder_adapter', 'decoder_adapter', 'query_reasoner_adapter'] as const
@@ -50,7 +50,8 @@ export function initialAdapter(
   for (const [name, dims] of adapterShapes(config, size, role, layers)) {
     const data = new Float32Array(dims[0] * dims[1])
     const bound = 1 / Math.sqrt(dims[1])
-    if (name.includes('.lora_A.')) for (let index = 0; index < data.length; index++) data[index] = (2 * uniform() - 1) * bound
+    if (name.includes('.lora_A.'))
+      for (let index = 0; index < data.length; index++) data[index] = (2 * uniform() - 1) * bound
     parameters.set(name, { dtype: 'float32', dims, data })
   }
   return parameters

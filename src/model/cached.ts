@@ -108,9 +108,19 @@ async function startContinuation(
       positions: int64(places, [batch, count]),
       bias: float32(bias, [batch, 1, 1, count, total]),
       memory: memory ?? noMemory,
-      isMemory: { dtype: 'bool', dims: [batch, count, 1], data: Uint8Array.from(tokens, (_, at) => Number((memoryRows?.[at] ?? -1) >= 0)) },
-      memoryIndex: int64(tokens.map((_, at) => Math.max(0, memoryRows?.[at] ?? 0)), [batch, count]),
-      lastRows: int64(prompts.map((_, row) => (row + 1) * count - 1), [batch]),
+      isMemory: {
+        dtype: 'bool',
+        dims: [batch, count, 1],
+        data: Uint8Array.from(tokens, (_, at) => Number((memoryRows?.[at] ?? -1) >= 0)),
+      },
+      memoryIndex: int64(
+        tokens.map((_, at) => Math.max(0, memoryRows?.[at] ?? 0)),
+        [batch, count],
+      ),
+      lastRows: int64(
+        prompts.map((_, row) => (row + 1) * count - 1),
+        [batch],
+      ),
     }
     for (const [name, resident] of cache) {
       feeds[name] = resident

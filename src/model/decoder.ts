@@ -98,7 +98,12 @@ export const finalNorm = ({ config, norm }: Decoder, hidden: Tensor): Tensor =>
   rmsNorm(hidden, norm('model.norm.weight'), config.rms_norm_eps)
 
 /** Runs layers 0 to `layers` - 1 and the final normalisation, without a cache. */
-export function decode(decoder: Decoder, hidden: Tensor, at: Positions, layers = decoder.config.num_hidden_layers): Tensor {
+export function decode(
+  decoder: Decoder,
+  hidden: Tensor,
+  at: Positions,
+  layers = decoder.config.num_hidden_layers,
+): Tensor {
   let state = hidden
   for (let layer = 0; layer < layers; layer++) state = decoderLayer(decoder, layer, state, at).hidden
   return finalNorm(decoder, state)

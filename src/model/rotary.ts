@@ -26,7 +26,10 @@ function llama3(frequency: number, scaling: NonNullable<DecoderConfig['rope_scal
 }
 
 /** Tables [positions, head_dim / 2] of the cosines and sines of every position's rotation. */
-export function rotaryTables(config: DecoderConfig, positions: number): { readonly cos: HostTensor; readonly sin: HostTensor } {
+export function rotaryTables(
+  config: DecoderConfig,
+  positions: number,
+): { readonly cos: HostTensor; readonly sin: HostTensor } {
   const frequencies = inverseFrequencies(config)
   const half = frequencies.length
   const cos = new Float32Array(positions * half)

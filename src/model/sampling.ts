@@ -19,8 +19,10 @@ export type Sampler = (logits: Float32Array) => number
 export function createSampler({ temperature = 0, topK, topP = 1, seed = 0 }: SamplingOptions = {}): Sampler {
   const wrong = (name: string, expected: string, received: number) =>
     new ClaraError(`The sampling setting ${name} is out of range.`, { expected, received: String(received) })
-  if (!(temperature >= 0 && temperature < Number.POSITIVE_INFINITY)) throw wrong('temperature', 'a number of at least 0', temperature)
-  if (topK !== undefined && !(Number.isInteger(topK) && topK >= 1)) throw wrong('topK', 'an integer of at least 1', topK)
+  if (!(temperature >= 0 && temperature < Number.POSITIVE_INFINITY))
+    throw wrong('temperature', 'a number of at least 0', temperature)
+  if (topK !== undefined && !(Number.isInteger(topK) && topK >= 1))
+    throw wrong('topK', 'an integer of at least 1', topK)
   if (!(topP > 0 && topP <= 1)) throw wrong('topP', 'a number above 0 and up to 1', topP)
   if (temperature === 0) return likeliest
   const random = createRandom(seed)
@@ -42,7 +44,12 @@ export function likeliest(logits: Float32Array): number {
   return best
 }
 
-function nucleus(logits: Float32Array, temperature: number, topK: number, topP: number): { token: number; weight: number }[] {
+function nucleus(
+  logits: Float32Array,
+  temperature: number,
+  topK: number,
+  topP: number,
+): { token: number; weight: number }[] {
   const largest = logits[likeliest(logits)] ?? 0
   const weighed = Array.from(logits, (logit, token) => ({ token, weight: Math.exp((logit - largest) / temperature) }))
   if (topK >= logits.length && topP === 1) return weighed

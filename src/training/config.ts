@@ -3,13 +3,13 @@ import { z } from 'zod'
 import { ClaraError } from '../errors.ts'
 
 /** Training stages, by the published code's names (DESIGN section 5). */
-export const stageNames = ['stage1', 'stage1_2', 'stage2', 'stage2_pretrain_retrieval', 'stage2_reasoning'] as const
+const stageNames = ['stage1', 'stage1_2', 'stage2', 'stage2_pretrain_retrieval', 'stage2_reasoning'] as const
 
 /**
  * What a dataset file is used for. `qa-pairs`: one document's questions and answers in one prompt (stage 1). `answer`: a
  * question over one or more documents. `paraphrase`: say the document otherwise (stage 1).
  */
-export const taskNames = ['qa-pairs', 'answer', 'paraphrase'] as const
+const taskNames = ['qa-pairs', 'answer', 'paraphrase'] as const
 
 const dataFile = z.strictObject({
   /** A .jsonl or .jsonl.gz file. */

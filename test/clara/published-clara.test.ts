@@ -13,15 +13,23 @@ it.each(['mistral-1', 'llama-3'])('a published checkpoint (%s) answers as the pu
   const swapped = memories.flat().reverse()
   const perQuestion = documents.map((list: string[]) => swapped.splice(0, list.length))
   const expected = cases.generate_from_swapped.answers.map((answer: string) => answer.trim())
-  expect(await clara.generateFromCompressedDocumentsAndQuestions(questions, perQuestion, { maxNewTokens })).toEqual(expected)
+  expect(await clara.generateFromCompressedDocumentsAndQuestions(questions, perQuestion, { maxNewTokens })).toEqual(
+    expected,
+  )
 })
 
-it.each(['mistral-1', 'llama-3'])('a published stage 2 checkpoint (%s) retrieves and answers as the published code does', async (name) => {
-  const folder = `test/fixtures/parity/${name}`
-  const { generate_from_questions: expected } = JSON.parse(readFileSync(`${folder}/cases.json`, 'utf8'))
-  await using clara = await Clara.load(`${folder}/checkpoint-stage2`, { weights: 'fp32' })
-  const topK = expected.topk_idx[0].length
-  const results = await clara.generateFromQuestions(expected.questions, expected.documents, { topK, maxNewTokens: 24 })
-  expect(results.map(({ documents }) => documents)).toEqual(expected.topk_idx)
-  expect(results.map(({ answer }) => answer)).toEqual(expected.answers.map((answer: string) => answer.trim()))
-})
+it.each(['mistral-1', 'llama-3'])(
+  'a published stage 2 checkpoint (%s) retrieves and answers as the published code does',
+  async (name) => {
+    const folder = `test/fixtures/parity/${name}`
+    const { generate_from_questions: expected } = JSON.parse(readFileSync(`${folder}/cases.json`, 'utf8'))
+    await using clara = await Clara.load(`${folder}/checkpoint-stage2`, { weights: 'fp32' })
+    const topK = expected.topk_idx[0].length
+    const results = await clara.generateFromQuestions(expected.questions, expected.documents, {
+      topK,
+      maxNewTokens: 24,
+    })
+    expect(results.map(({ documents }) => documents)).toEqual(expected.topk_idx)
+    expect(results.map(({ answer }) => answer)).toEqual(expected.answers.map((answer: string) => answer.trim()))
+  },
+)

@@ -1,5 +1,5 @@
-import { writeFile } from 'node:fs/promises'
 import { mkdtempSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, it } from 'vitest'
@@ -21,8 +21,10 @@ function readingClara(docMaxLength: number): Clara {
         decode: (ids: number[]) => ids.map((id) => vocabulary[id]).join(' '),
       },
     },
-    compressDocuments: async (documents: string[]) => documents.map((of) => ({ tokens: codes(of), shape: [of.length, 1] })),
-    compressQuestions: async (questions: string[]) => questions.map((of) => ({ tokens: codes(of), shape: [of.length, 1] })),
+    compressDocuments: async (documents: string[]) =>
+      documents.map((of) => ({ tokens: codes(of), shape: [of.length, 1] })),
+    compressQuestions: async (questions: string[]) =>
+      questions.map((of) => ({ tokens: codes(of), shape: [of.length, 1] })),
     score: (question: { tokens: Float32Array }, document: { tokens: Float32Array }) =>
       words(text(question)).filter((word) => words(text(document)).includes(word)).length,
     generateFromFullText: async (_: string[], documents: string[][]) => documents.map((list) => list.join(' ')),
@@ -38,7 +40,11 @@ async function file(lines: readonly object[]): Promise<string> {
   return path
 }
 
-const passage = (id: number, text: string, answer: string) => ({ id: `p${id}`, text, qa: [{ question: `q${id}`, answers: [answer] }] })
+const passage = (id: number, text: string, answer: string) => ({
+  id: `p${id}`,
+  text,
+  qa: [{ question: `q${id}`, answers: [answer] }],
+})
 
 it('asks only what the compressor can have read, one question a passage', async () => {
   const clara = readingClara(3)
@@ -58,8 +64,11 @@ it('tells the modes apart: own memory and text hold the answer, another memory a
   const clara = readingClara(9)
   const path = await file([passage(0, 'red', 'red'), passage(1, 'green', 'green'), passage(2, 'blue', 'blue')])
   const questions = await readerQuestions(path, 3, clara)
-  const f1 = async (mode: 'memory' | 'wrongMemory' | 'noMemory' | 'fullText') => (await evaluateReader(clara, questions, mode)).f1
-  expect([await f1('memory'), await f1('fullText'), await f1('wrongMemory'), await f1('noMemory')]).toEqual([1, 1, 0, 0])
+  const f1 = async (mode: 'memory' | 'wrongMemory' | 'noMemory' | 'fullText') =>
+    (await evaluateReader(clara, questions, mode)).f1
+  expect([await f1('memory'), await f1('fullText'), await f1('wrongMemory'), await f1('noMemory')]).toEqual([
+    1, 1, 0, 0,
+  ])
   expect((await evaluateReader(clara, questions, 'wrongMemory')).answers).toEqual(['green', 'blue', 'red'])
 })
 

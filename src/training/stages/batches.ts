@@ -1,3 +1,4 @@
+import { z } from 'zod'
 import type { EncodedDocument, GeneratorRow } from '../../clara/batch.ts'
 import { batchStream } from '../../data/batching.ts'
 import { loadJsonLines } from '../../data/jsonl.ts'
@@ -6,7 +7,6 @@ import { createRandom, type Random } from '../../data/random.ts'
 import { paraphraseSchema, passageSchema, poolQuestionSchema } from '../../data/schemas.ts'
 import { mapStream, type ResumableStream } from '../../data/stream.ts'
 import { ClaraError } from '../../errors.ts'
-import { z } from 'zod'
 import type { DataFile } from '../config.ts'
 import type { StageConfig } from './config.ts'
 import {
@@ -47,7 +47,9 @@ export async function stageBatches(config: StageConfig, optionsAt: OptionsAtRate
     config.data.map(async (file, index) => {
       const items = await readItems(file, config, options, texts)
       if (items.lengths.length === 0) {
-        throw new ClaraError(`${file.file} holds nothing for the task '${file.task}'.`, { expected: expectedOf[file.task] })
+        throw new ClaraError(`${file.file} holds nothing for the task '${file.task}'.`, {
+          expected: expectedOf[file.task],
+        })
       }
       const { batchSize, seed } = config
       const stream = batchStream({ lengths: items.lengths, batchSize, seed: seed + index })
@@ -93,7 +95,12 @@ const expectedOf: Readonly<Record<DataFile['task'], string>> = {
   paraphrase: 'texts with a paraphrase',
 }
 
-async function readItems(file: DataFile, config: StageConfig, options: SampleOptions, texts: string[]): Promise<TaskItems> {
+async function readItems(
+  file: DataFile,
+  config: StageConfig,
+  options: SampleOptions,
+  texts: string[],
+): Promise<TaskItems> {
   if (file.task === 'paraphrase') {
     const pairs = await loadJsonLines(file.file, paraphraseSchema)
     texts.push(...pairs.map(({ text }) => text))
@@ -121,7 +128,8 @@ async function readItems(file: DataFile, config: StageConfig, options: SampleOpt
   return {
     // what a row costs is decided by its questions more than by its document
     lengths: chunks.map(({ document, qa }) => document.ids.length + 30 * Math.min(qa.length, config.questionsPerRow)),
-    sample: (index, at, first, random, count) => chunksSample(element(chunks, index), chunks, count - 1, at, first, random),
+    sample: (index, at, first, random, count) =>
+      chunksSample(element(chunks, index), chunks, count - 1, at, first, random),
   }
 }
 

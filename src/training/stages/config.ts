@@ -37,15 +37,25 @@ export const stageConfigSchema = trainingConfigSchema({
 }).superRefine((config, context) => {
   const { proportional } = config.compressor
   const [first = 1, ...others] = config.compressionRates
-  const wrong = (key: keyof typeof config, message: string) => context.addIssue({ code: 'custom', path: [key], message })
+  const wrong = (key: keyof typeof config, message: string) =>
+    context.addIssue({ code: 'custom', path: [key], message })
   if (config.docMaxLength < first) {
-    wrong('compressionRates', `a document of docMaxLength (${config.docMaxLength}) tokens would get no memory at rate ${first}`)
+    wrong(
+      'compressionRates',
+      `a document of docMaxLength (${config.docMaxLength}) tokens would get no memory at rate ${first}`,
+    )
   }
   if (!proportional && others.length > 0) {
-    wrong('compressionRates', 'several rates need compressor.proportional: otherwise every document has the same number of memory tokens')
+    wrong(
+      'compressionRates',
+      'several rates need compressor.proportional: otherwise every document has the same number of memory tokens',
+    )
   }
   if (config.differentMemTokens && others.some((rate) => rate < first)) {
-    wrong('compressionRates', 'with differentMemTokens the smallest rate must come first: it decides how many memory tokens there are')
+    wrong(
+      'compressionRates',
+      'with differentMemTokens the smallest rate must come first: it decides how many memory tokens there are',
+    )
   }
 })
 

@@ -22,7 +22,12 @@ export interface ControlBatches {
 const LARGEST_GROUP = 8
 
 /** Reads the first `samples` chunks of a file of passages, their questions included. */
-export async function controlBatches(file: string, samples: number, options: SampleOptions, rate: number): Promise<ControlBatches> {
+export async function controlBatches(
+  file: string,
+  samples: number,
+  options: SampleOptions,
+  rate: number,
+): Promise<ControlBatches> {
   const passages = await loadJsonLines(file, passageSchema)
   // one chunk a passage, spread over the file, so that neighbours do not share an article
   const every = Math.max(1, Math.floor(passages.length / samples))
@@ -39,11 +44,16 @@ export async function controlBatches(file: string, samples: number, options: Sam
   // of like sizes, so that none has a single chunk, whose wrong memory would be the right one
   const count = Math.ceil(chunks.length / LARGEST_GROUP)
   for (let group = 0; group < count; group++) {
-    groups.push(chunks.slice(Math.floor((group * chunks.length) / count), Math.floor(((group + 1) * chunks.length) / count)))
+    groups.push(
+      chunks.slice(Math.floor((group * chunks.length) / count), Math.floor(((group + 1) * chunks.length) / count)),
+    )
   }
   const { tokenizer, maxLength, questionsPerRow } = options
   /** One row for every few questions of a chunk. */
-  const batch = (group: readonly Chunk[], row: (questions: readonly QuestionAnswer[], index: number) => GeneratorRow): StageBatch => ({
+  const batch = (
+    group: readonly Chunk[],
+    row: (questions: readonly QuestionAnswer[], index: number) => GeneratorRow,
+  ): StageBatch => ({
     documents: group.map(({ document }) => document),
     rows: group.flatMap(({ qa }, index) => slices(qa, questionsPerRow).map((questions) => row(questions, index))),
     rate,
@@ -55,7 +65,10 @@ export async function controlBatches(file: string, samples: number, options: Sam
       return answerSample([other], questions, options, memoryOf(index)).row
     })
   }
-  const plain = (group: readonly Chunk[], messages: (text: string, question: string) => ReturnType<typeof noMemoryPrompt>) =>
+  const plain = (
+    group: readonly Chunk[],
+    messages: (text: string, question: string) => ReturnType<typeof noMemoryPrompt>,
+  ) =>
     batch(group, (questions, index) =>
       packPrompts(
         questions.map(({ question, answer }) =>
@@ -77,7 +90,10 @@ function slices<Item>(items: readonly Item[], size: number): Item[][] {
 }
 
 /** Mean loss over all labels of some batches. */
-export async function meanLoss(batches: readonly StageBatch[], loss: (batch: StageBatch) => Promise<number>): Promise<number> {
+export async function meanLoss(
+  batches: readonly StageBatch[],
+  loss: (batch: StageBatch) => Promise<number>,
+): Promise<number> {
   let sum = 0
   let labels = 0
   for (const batch of batches) {

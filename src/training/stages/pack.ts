@@ -16,10 +16,16 @@ export interface PackOptions {
 }
 
 /** Turns a run's checkpoint into a model folder that {@link loadModel} opens. */
-export async function packRun({ runFolder, modelFolder, which }: PackOptions): Promise<{ step: number; folder: string }> {
+export async function packRun({
+  runFolder,
+  modelFolder,
+  which,
+}: PackOptions): Promise<{ step: number; folder: string }> {
   const checkpoint = await (which === 'best' ? readBestCheckpoint(runFolder) : readLastCheckpoint(runFolder))
   if (!checkpoint) {
-    throw new ClaraError(`There is no ${which} checkpoint in ${runFolder}.`, { hint: 'Name the output folder of a training run.' })
+    throw new ClaraError(`There is no ${which} checkpoint in ${runFolder}.`, {
+      hint: 'Name the output folder of a training run.',
+    })
   }
   const config = checkConfig(checkpoint.state.config, stageConfigSchema, `of ${checkpoint.folder}`)
   const [rate = 1] = config.compressionRates
@@ -35,7 +41,8 @@ export async function packRun({ runFolder, modelFolder, which }: PackOptions): P
   }
   const material = await stageMaterial(config)
   const parameters = new Map<string, HostTensor>()
-  for (const [name, values] of checkpoint.parameters) parameters.set(name, float32(values, dimsOf(name, values, config.lora.rank, material.base.config.hidden_size)))
+  for (const [name, values] of checkpoint.parameters)
+    parameters.set(name, float32(values, dimsOf(name, values, config.lora.rank, material.base.config.hidden_size)))
   await saveModel({
     folder: modelFolder,
     basePath: config.base,

@@ -6,7 +6,7 @@ import { initialAdapter } from '../../lora/adapters.ts'
 import { openRuntime } from '../../runtime/runtime.ts'
 import { readLastCheckpoint } from '../checkpoint.ts'
 import type { TrainableModel } from '../model.ts'
-import { train, type TrainingProgress, type TrainingResult } from '../trainer.ts'
+import { type TrainingProgress, type TrainingResult, train } from '../trainer.ts'
 import type { StageConfig } from './config.ts'
 import { type ControlBatches, controlBatches, meanLoss } from './evaluation.ts'
 import { openStage1Layerwise } from './layerwise.ts'
@@ -50,14 +50,23 @@ export async function runStage1({ config, ...options }: StageRunOptions): Promis
   }
   const { model, openLoss } = await openModel(config, modelOptions)
   const evaluate = await evaluation(config, material.optionsAt, openLoss)
-  return await train({ model, batches: material.batches, config, runFolder: config.output, ...options, ...(evaluate ? { evaluate } : {}) })
+  return await train({
+    model,
+    batches: material.batches,
+    config,
+    runFolder: config.output,
+    ...options,
+    ...(evaluate ? { evaluate } : {}),
+  })
 }
 
 /** Copies the parameters of another run's last checkpoint over the fresh ones; those it lacks stay fresh. */
 async function takeParameters(runFolder: string, parameters: ReadonlyMap<string, HostTensor>): Promise<void> {
   const last = await readLastCheckpoint(runFolder)
   if (!last) {
-    throw new ClaraError(`There is no checkpoint in ${runFolder} to start from.`, { hint: "Check the setting 'initialise'." })
+    throw new ClaraError(`There is no checkpoint in ${runFolder} to start from.`, {
+      hint: "Check the setting 'initialise'.",
+    })
   }
   for (const [name, values] of last.parameters) {
     const target = parameters.get(name)
@@ -110,13 +119,21 @@ async function openModel(
   return { model: await openStage1(options), openLoss: async () => (await openStage1Evaluation(options)).loss }
 }
 
-async function evaluation(config: StageConfig, optionsAt: (rate: number) => SampleOptions, openLoss: () => Promise<Loss>) {
+async function evaluation(
+  config: StageConfig,
+  optionsAt: (rate: number) => SampleOptions,
+  openLoss: () => Promise<Loss>,
+) {
   const { data, samples } = config.evaluation
   if (data.length === 0) return undefined
   const rate = config.compressionRates[0] ?? 1
   const files = await Promise.all(data.map(({ file }) => controlBatches(file, samples, optionsAt(rate), rate)))
   const loss = await openLoss()
-  const mean = (control: keyof ControlBatches) => meanLoss(files.flatMap((batches) => batches[control]), loss)
+  const mean = (control: keyof ControlBatches) =>
+    meanLoss(
+      files.flatMap((batches) => batches[control]),
+      loss,
+    )
   return async () => ({
     loss: await mean('right'),
     lossWrongMemory: await mean('wrong'),

@@ -1,4 +1,5 @@
 import { type EncodedDocument, type GeneratorRow, packPrompts } from '../../clara/batch.ts'
+import { compressorDocument } from '../../clara/document.ts'
 import {
   answerPrompt,
   documentSlot,
@@ -8,7 +9,6 @@ import {
   questionAnswerLines,
   trainingPrompt,
 } from '../../clara/prompts.ts'
-import { compressorDocument } from '../../clara/document.ts'
 import type { Random } from '../../data/random.ts'
 import type { Paraphrase, Passage, PoolQuestion } from '../../data/schemas.ts'
 import type { Tokenizer } from '../../tokenizer/types.ts'
@@ -59,7 +59,8 @@ export function chunkPassage(passage: Pick<Passage, 'text' | 'qa'>, options: Sam
   const ids = tokenizer.encode(passage.text)
   const chunks: Chunk[] = []
   for (let start = 0; start < ids.length; start += docMaxLength) {
-    const text = ids.length <= docMaxLength ? passage.text : tokenizer.decode(ids.slice(start, start + docMaxLength)).trim()
+    const text =
+      ids.length <= docMaxLength ? passage.text : tokenizer.decode(ids.slice(start, start + docMaxLength)).trim()
     const qa = passage.qa.flatMap(({ question, answers }) => {
       const answer = answers.find((candidate) => text.includes(candidate))
       return answer === undefined ? [] : [{ question: question.trim(), answer }]
@@ -92,7 +93,12 @@ export function answerSample(
 /** All questions and answers of a document in one answer (the paper's SCP question-answer pairs). */
 export function qaPairsSample(chunk: Chunk, options: SampleOptions, firstDocument: number): Sample {
   const answer = questionAnswerLines(chunk.qa)
-  const prompt = trainingPrompt(options.tokenizer, qaPairsPrompt([slotOf(chunk.document, options)]), answer, options.maxLength)
+  const prompt = trainingPrompt(
+    options.tokenizer,
+    qaPairsPrompt([slotOf(chunk.document, options)]),
+    answer,
+    options.maxLength,
+  )
   return { documents: [chunk.document], row: packPrompts([prompt], [firstDocument]) }
 }
 

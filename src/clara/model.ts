@@ -25,7 +25,7 @@ const SPECIAL_ROWS = 'special_tokens.weight'
 const SPECIAL_HEAD_ROWS = 'special_tokens.lm_head.weight'
 
 const CONFIG_FILE = 'config.json'
-const ADAPTERS_FILE = 'adapters.safetensors'
+export const ADAPTERS_FILE = 'adapters.safetensors'
 
 /** config.json of a model folder. Paths are relative to the folder. */
 const modelFile = z.strictObject({
@@ -92,13 +92,10 @@ export async function loadModel(folder: string): Promise<ClaraModel> {
     })
   }
   const memoryTokens = config.different_mem_tokens ? count : 1
-  const parameters = new Map<string, HostTensor>()
+  const parameters = await readTensors(folder)
   const hash = createHash('sha256').update(base.fingerprint).update(JSON.stringify(config))
-  await using adapters = await openSafetensors(join(folder, ADAPTERS_FILE))
-  for (const name of [...adapters.tensors.keys()].sort()) {
-    const value = await adapters.read(name)
-    hash.update(name).update(new Uint8Array(value.data.buffer, value.data.byteOffset, value.data.byteLength))
-    parameters.set(name, value)
+  for (const [name, { data }] of parameters) {
+    hash.update(name).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
   }
   checkParameters(parameters, expectedParameters(base, config, memoryTokens, parameters), join(folder, ADAPTERS_FILE))
   const idf = parameters.get(IDF)?.data as Float32Array | undefined
@@ -115,6 +112,25 @@ export async function loadModel(folder: string): Promise<ClaraModel> {
     stage: file.stage,
     fingerprint: hash.digest('hex'),
   }
+}
+
+/** Everything in a model folder's adapters.safetensors, in the order of the names. */
+async function readTensors(folder: string): Promise<Map<string, HostTensor>> {
+  await using adapters = await openSafetensors(join(folder, ADAPTERS_FILE))
+  const tensors = new Map<string, HostTensor>()
+  for (const name of [...adapters.tensors.keys()].sort()) tensors.set(name, await adapters.read(name))
+  return tensors
+}
+
+/** The learned parameters of a model folder, and the embeddings of the added tokens that they were trained beside. */
+export async function readAdapters(
+  folder: string,
+): Promise<{ readonly parameters: ReadonlyMap<string, HostTensor>; readonly specialRows: Float32Array }> {
+  const parameters = await readTensors(folder)
+  const specialRows = parameters.get(SPECIAL_ROWS)?.data as Float32Array | undefined
+  if (!specialRows) throw new ClaraError(`${join(folder, ADAPTERS_FILE)} lacks the parameter '${SPECIAL_ROWS}'.`)
+  for (const name of [IDF, SPECIAL_ROWS, SPECIAL_HEAD_ROWS]) parameters.delete(name)
+  return { parameters, specialRows }
 }
 
 function parseModelFile(path: string, text: string): z.output<typeof modelFile> {

@@ -8,8 +8,13 @@ export const stageConfigSchema = trainingConfigSchema({
   base: z.string().min(1),
   /** Folder with the base model's tokenizer.json. Default: the base's own. */
   tokenizer: z.string().min(1).optional(),
-  /** Folder of an earlier run whose last parameters this one starts from. Default: fresh adapters. */
+  /** An earlier run's folder, or a model folder: its parameters are what this run starts from. Default: fresh adapters. */
   initialise: z.string().min(1).optional(),
+  /**
+   * Decides the embeddings of the added tokens. A run that starts from another's parameters needs the other's value: they
+   * were trained beside those embeddings.
+   */
+  embeddingSeed: z.number().int().nonnegative().default(0),
   /** Threads of the computation. Default: all cores. */
   threads: z.number().int().positive().optional(),
   /**

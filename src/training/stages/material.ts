@@ -36,7 +36,7 @@ export async function stageMaterial(config: StageConfig): Promise<StageMaterial>
   const base = await loadBase(source, {
     baseVocabulary: baseTokenizer.vocabularySize,
     vocabulary: tokenizer.vocabularySize,
-    seed: config.seed,
+    seed: config.embeddingSeed,
   })
   const optionsAt = (rate: number): SampleOptions => ({
     tokenizer,

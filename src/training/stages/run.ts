@@ -4,11 +4,11 @@ import { ClaraError } from '../../errors.ts'
 import { float32, type HostTensor } from '../../graph/dtype.ts'
 import { initialAdapter } from '../../lora/adapters.ts'
 import { openRuntime } from '../../runtime/runtime.ts'
-import { readLastCheckpoint } from '../checkpoint.ts'
 import type { TrainableModel } from '../model.ts'
 import { type TrainingProgress, type TrainingResult, train } from '../trainer.ts'
 import type { StageConfig } from './config.ts'
 import { type ControlBatches, controlBatches, meanLoss } from './evaluation.ts'
+import { takeParameters } from './initialise.ts'
 import { openStage1Layerwise } from './layerwise.ts'
 import { stageIdf, stageMaterial } from './material.ts'
 import type { SampleOptions } from './samples.ts'
@@ -32,7 +32,7 @@ export async function runStage1({ config, ...options }: StageRunOptions): Promis
   const memoryRows = config.compressor.memory === 'tokens' ? memoryTokens : 0
   const parameters = initialParameters(config, base.config, memoryRows, base.embeddingNorm)
   // a resumed run has them all in its own checkpoint
-  if (config.initialise !== undefined && !options.resume) await takeParameters(config.initialise, parameters)
+  if (config.initialise !== undefined && !options.resume) await takeParameters(config.initialise, parameters, base)
   await using runtime = await openRuntime(config.threads === undefined ? {} : { threads: config.threads })
   const modelOptions: Stage1ModelOptions = {
     runtime,
@@ -58,25 +58,6 @@ export async function runStage1({ config, ...options }: StageRunOptions): Promis
     ...options,
     ...(evaluate ? { evaluate } : {}),
   })
-}
-
-/** Copies the parameters of another run's last checkpoint over the fresh ones; those it lacks stay fresh. */
-async function takeParameters(runFolder: string, parameters: ReadonlyMap<string, HostTensor>): Promise<void> {
-  const last = await readLastCheckpoint(runFolder)
-  if (!last) {
-    throw new ClaraError(`There is no checkpoint in ${runFolder} to start from.`, {
-      hint: "Check the setting 'initialise'.",
-    })
-  }
-  for (const [name, values] of last.parameters) {
-    const target = parameters.get(name)
-    if (target?.data.length !== values.length) {
-      throw new ClaraError(`The parameter '${name}' in ${last.folder} does not fit this run.`, {
-        hint: 'The earlier run must have the same base, rank and compressor.',
-      })
-    }
-    ;(target.data as Float32Array).set(values)
-  }
 }
 
 /** Fresh parameters: adapters that change nothing, memory-token rows as noise at the embeddings' norm, salient weights of the design. */

@@ -144,6 +144,25 @@ describe('initialise', () => {
   })
 })
 
+describe('a model folder', () => {
+  test('serves as a beginning, but not beside other embeddings of the added tokens', async () => {
+    await run({ output: at('taught'), steps: 2 })
+    await packRun({ runFolder: at('taught'), modelFolder: at('taught-model'), which: 'last' })
+    const unchanged = { steps: 1, learningRate: 1e-30, initialise: at('taught-model') }
+    await run({ ...unchanged, output: at('from-model') })
+    const [taught, begun] = [await readLastCheckpoint(at('taught')), await readLastCheckpoint(at('from-model'))]
+    for (const [name, values] of begun?.parameters ?? []) {
+      const before = taught?.parameters.get(name) ?? new Float32Array()
+      values.forEach((value, index) => {
+        expect(Math.abs(value - (before[index] ?? Number.NaN))).toBeLessThan(1e-3 * (1 + Math.abs(value)))
+      })
+    }
+    await expect(run({ ...unchanged, output: at('later'), embeddingSeed: 5 })).rejects.toThrow(
+      /added tokens of .*taught-model have other embeddings.*embeddingSeed/,
+    )
+  })
+})
+
 describe('resuming', () => {
   test('with other settings, or where nothing is, is an error; so is a run over another', async () => {
     await run({ output: at('begun'), steps: 1 })

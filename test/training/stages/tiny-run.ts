@@ -60,6 +60,7 @@ export async function tinyData(): Promise<TinyData> {
     batchSize: 3,
     threads: 1,
     seed: 5,
+    embeddingSeed: 5,
     learningRate: 0.01,
     docMaxLength: 24,
     compressionRates: [4],

@@ -3,6 +3,7 @@ import { type BaseModel, loadBase } from '../../src/clara/base.ts'
 import { MEMORY_ROWS } from '../../src/clara/compressor.ts'
 import { type ClaraConfig, claraConfig, loraSize, memoryLength } from '../../src/clara/config.ts'
 import type { ClaraModel } from '../../src/clara/model.ts'
+import { EMBEDDING } from '../../src/clara/network.ts'
 import { claraTokens } from '../../src/clara/prompts.ts'
 import { createRandom, type Random } from '../../src/data/random.ts'
 import { float32, type HostTensor } from '../../src/graph/dtype.ts'
@@ -22,14 +23,23 @@ function trainedSize(base: BaseModel, config: ClaraConfig, role: Role, random: R
   return adapter
 }
 
-/** Embeddings of memory tokens before training: noise at the norm of the base's embeddings. */
+/** Noise of the memory tokens' embeddings, as a share of the base's embeddings' norm. */
+const TINY = 0.01
+
+/** Embeddings of memory tokens as the published code begins with: the mean of the base's embeddings and a little noise. */
 export function memoryRows(base: BaseModel, rows: number, random: Random): HostTensor {
   const hidden = base.config.hidden_size
-  const scale = base.embeddingNorm / Math.sqrt(hidden)
-  return float32(
-    Float32Array.from({ length: rows * hidden }, () => random.normal() * scale),
-    [rows, hidden],
+  const table = base.weights.get(EMBEDDING)?.data ?? new Float32Array()
+  const mean = new Float64Array(hidden)
+  for (let row = 0; row < base.baseVocabulary; row++) {
+    for (let index = 0; index < hidden; index++) mean[index] = (mean[index] ?? 0) + Number(table[row * hidden + index])
+  }
+  const noise = (TINY * base.embeddingNorm) / Math.sqrt(hidden)
+  const values = Float32Array.from(
+    { length: rows * hidden },
+    (_, index) => (mean[index % hidden] ?? 0) / base.baseVocabulary + random.normal() * noise,
   )
+  return float32(values, [rows, hidden])
 }
 
 export interface PublishedModelOptions {

@@ -4,6 +4,7 @@ import { MEMORY_ROWS } from '../../src/clara/compressor.ts'
 import { compressorConfig } from '../../src/clara/config.ts'
 import { createRandom } from '../../src/data/random.ts'
 import { initialAdapter } from '../../src/lora/adapters.ts'
+import { parseDecoderConfig } from '../../src/model/config.ts'
 import { countFlops } from '../../src/ops/table.ts'
 import { openRuntime, type Runtime } from '../../src/runtime/runtime.ts'
 import type { TrainableModel } from '../../src/training/model.ts'
@@ -39,7 +40,7 @@ async function stage1Workload(
 ): Promise<{ options: Omit<Stage1ModelOptions, 'runtime'>; batch: StageBatch }> {
   const { documentPositions, promptPositions, memoryTokens, labels } = sizes
   await using source = await openWeights(basePath)
-  const baseVocabulary = Number(source.config['vocab_size'])
+  const baseVocabulary = parseDecoderConfig(source.config).vocab_size
   const base = await loadBase(source, { baseVocabulary, vocabulary: baseVocabulary + memoryTokens })
   const random = createRandom(1)
   const ids = (length: number) => Array.from({ length }, () => random.int(baseVocabulary))

@@ -18,6 +18,8 @@ export interface Decoder {
   /** A normalisation weight by its checkpoint name. */
   readonly norm: (name: string) => Tensor
   readonly rotary: { readonly cos: Tensor; readonly sin: Tensor }
+  /** Where the layers work on hidden states in another basis: what leads rows into it, and back. */
+  readonly basis?: { readonly enter: (rows: Tensor) => Tensor; readonly leave: (rows: Tensor) => Tensor }
 }
 
 /** Which positions a call of the decoder covers. */
@@ -104,7 +106,10 @@ export function decode(
   at: Positions,
   layers = decoder.config.num_hidden_layers,
 ): Tensor {
-  let state = hidden
+  const { enter, leave } = decoder.basis ?? { enter: same, leave: same }
+  let state = enter(hidden)
   for (let layer = 0; layer < layers; layer++) state = decoderLayer(decoder, layer, state, at).hidden
-  return finalNorm(decoder, state)
+  return finalNorm(decoder, leave(state))
 }
+
+const same = (rows: Tensor) => rows

@@ -1,5 +1,5 @@
 import { addConstant, type Tensor } from '../graph/graph.ts'
-import { MICROSOFT, type OnnxNode } from '../graph/onnx.ts'
+import { MICROSOFT } from '../graph/onnx.ts'
 import { abs, add, scalar, scale } from './elementwise.ts'
 import { applyOne, at, dimAt, mismatch, type Operator, requireDType } from './operator.ts'
 import { reduceMax } from './reduce.ts'
@@ -51,18 +51,8 @@ export const matmulInt8 = (rows: Tensor, weight: Tensor, scales: Tensor): Tensor
 
 /** What stands for zero in 8 unsigned bits. Integer products are fast for unsigned rows with signed weights, and only so. */
 const ZERO = 128
-
-/** The uint8 zero points of per-row scales, which ONNX wants one a row: made of the scales, whose number they share. */
-function zeroPoints(scales: string, floats: (values: readonly number[]) => string, temporary: () => string) {
-  const [zeros, points, result] = [temporary(), temporary(), temporary()]
-  const nodes: OnnxNode[] = [
-    { type: 'Mul', inputs: [scales, floats([0])], outputs: [zeros] },
-    { type: 'Add', inputs: [zeros, floats([ZERO])], outputs: [points] },
-    { type: 'Cast', inputs: [points], outputs: [result], attributes: { to: ONNX_UINT8 } },
-  ]
-  return { nodes, result }
-}
-const ONNX_UINT8 = 2
+/** ONNX's number for the element type uint8. */
+const UINT8 = 2
 
 /** q = round(x / s) + 128 in 8 bits, with one scale s a row: x [rows, width], s [rows]. */
 const quantiseRowsOperator: Operator<Record<string, never>> = {
@@ -77,32 +67,19 @@ const quantiseRowsOperator: Operator<Record<string, never>> = {
   },
   emit(node, _attributes, { floats, temporary }) {
     const [x = '', scales = ''] = names(node.inputs)
-    const zero = zeroPoints(scales, floats, temporary)
-    const outputs = [at(node.outputs, 0).name]
-    const inputs = [x, scales, zero.result]
-    return [...zero.nodes, { type: 'QuantizeLinear', inputs, outputs, attributes: { axis: 0 } }]
-  },
-  gradient: forInference,
-}
-
-/** x = (q - 128) s: the inverse of QuantiseRows, up to what it rounded away. */
-const dequantiseRowsOperator: Operator<Record<string, never>> = {
-  name: 'DequantiseRows',
-  infer(inputs) {
-    requireDType('DequantiseRows', inputs, [0], 'uint8')
-    requireDType('DequantiseRows', inputs, [1], 'float32')
-    const [values, scales] = [at(inputs, 0), at(inputs, 1)]
-    if (values.shape.length !== 2 || scales.shape.length !== 1 || scales.shape[0] !== values.shape[0]) {
-      throw mismatch('DequantiseRows', inputs, 'expected a matrix and one scale for each of its rows')
-    }
-    return [{ dtype: 'float32', shape: values.shape }]
-  },
-  emit(node, _attributes, { floats, temporary }) {
-    const [values = '', scales = ''] = names(node.inputs)
-    const zero = zeroPoints(scales, floats, temporary)
-    const outputs = [at(node.outputs, 0).name]
-    const inputs = [values, scales, zero.result]
-    return [...zero.nodes, { type: 'DequantizeLinear', inputs, outputs, attributes: { axis: 0 } }]
+    // ONNX wants a zero point for each row: they are made of the scales, whose number they share
+    const [zeros, points, zeroPoints] = [temporary(), temporary(), temporary()]
+    return [
+      { type: 'Mul', inputs: [scales, floats([0])], outputs: [zeros] },
+      { type: 'Add', inputs: [zeros, floats([ZERO])], outputs: [points] },
+      { type: 'Cast', inputs: [points], outputs: [zeroPoints], attributes: { to: UINT8 } },
+      {
+        type: 'QuantizeLinear',
+        inputs: [x, scales, zeroPoints],
+        outputs: [at(node.outputs, 0).name],
+        attributes: { axis: 0 },
+      },
+    ]
   },
   gradient: forInference,
 }
@@ -138,22 +115,22 @@ export interface QuantisedRows {
   readonly scales: Tensor
 }
 
-/** Rounds rows to 8 bits, each by its own largest element, or by given scales [rows]. */
-export function quantiseRows(x: Tensor, scales: Tensor = rowScales(x)): QuantisedRows {
+/** Rounds rows [rows, width] to 8 bits, each by its own largest element. */
+export function quantiseRows(x: Tensor): QuantisedRows {
+  // the tiny addend keeps a row of zeros from dividing by zero
+  const scales = add(scale(reduceMax(abs(x), [1]), 1 / 127), scalar(x, 1e-30))
   return { values: applyOne(quantiseRowsOperator, [x, scales], {}), scales }
 }
-
-/** The tiny addend keeps a row of zeros from dividing by zero. */
-const rowScales = (x: Tensor) => add(scale(reduceMax(abs(x), [1]), 1 / 127), scalar(x, 1e-30))
-
-export const dequantiseRows = ({ values, scales }: QuantisedRows): Tensor =>
-  applyOne(dequantiseRowsOperator, [values, scales], {})
 
 /**
  * x W without the rows' own scales, which the caller multiplies the result with: W is int8 [inner, columns] with one scale a
  * column. Made for many rows: several times the speed of float32 where the processor multiplies bytes.
  */
-export function matmulRowsInt8({ values }: Pick<QuantisedRows, 'values'>, weight: Tensor, columnScales: Tensor): Tensor {
+export function matmulRowsInt8(
+  { values }: Pick<QuantisedRows, 'values'>,
+  weight: Tensor,
+  columnScales: Tensor,
+): Tensor {
   const zero = addConstant(values.graph, { dtype: 'uint8', dims: [], data: Uint8Array.of(ZERO) })
   return applyOne(matMulRowsInt8Operator, [values, weight, columnScales, zero], {})
 }
@@ -161,6 +138,5 @@ export function matmulRowsInt8({ values }: Pick<QuantisedRows, 'values'>, weight
 export const quantisedOperators = {
   MatMulInt8: matMulInt8Operator,
   QuantiseRows: quantiseRowsOperator,
-  DequantiseRows: dequantiseRowsOperator,
   MatMulRowsInt8: matMulRowsInt8Operator,
 }

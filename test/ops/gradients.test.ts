@@ -5,7 +5,7 @@ import { addInput, addOutput, createGraph, type Graph, type Tensor } from '../..
 import * as elementwise from '../../src/ops/elementwise.ts'
 import { crossEntropy, oneHot, topK } from '../../src/ops/indexing.ts'
 import { sizeScalar } from '../../src/ops/layout.ts'
-import { matmulInt8 } from '../../src/ops/quantised.ts'
+import { matmulInt8, matmulRowsInt8, quantiseRows } from '../../src/ops/quantised.ts'
 import { reduceMax, reduceSum } from '../../src/ops/reduce.ts'
 import { encodeGraph, operators } from '../../src/ops/table.ts'
 import { openRuntime, type Runtime } from '../../src/runtime/runtime.ts'
@@ -40,6 +40,13 @@ const blocked: Record<string, (x: Tensor, graph: Graph) => Tensor> = {
   Size: (x, graph) => add(sizeScalar(graph, 'rows'), stopGradient(x)),
   MatMulInt8: (x, graph) =>
     matmulInt8(x, addInput(graph, 'weight', 'uint8', [4, 1, 32]), addInput(graph, 'scales', 'float32', [4, 1])),
+  QuantiseRows: (x) => cast(quantiseRows(x).values, 'float32'),
+  MatMulRowsInt8: (x, graph) =>
+    matmulRowsInt8(
+      { values: quantiseRows(x).values },
+      addInput(graph, 'weight', 'int8', [32, 4]),
+      addInput(graph, 'scales', 'float32', [4]),
+    ),
 }
 
 describe('where no gradient flows', () => {

@@ -19,10 +19,7 @@ const targets: readonly Target[] = [
 ]
 
 function readArguments() {
-  const { values, positionals } = parseArgs({
-    allowPositionals: true,
-    options: { json: { type: 'boolean' }, threads: { type: 'string' }, repetitions: { type: 'string' } },
-  })
+  const { values, positionals } = parsed()
   const unknown = positionals.find((name) => !groups.some((group) => group === name))
   if (unknown !== undefined) {
     throw new ClaraError(`There is no benchmark '${unknown}'.`, { expected: `one of ${groups.join(', ')}` })
@@ -31,6 +28,20 @@ function readArguments() {
     json: values.json ?? false,
     threads: positive('--threads', values.threads, availableParallelism()),
     repetitions: positive('--repetitions', values.repetitions, 5),
+  }
+}
+
+function parsed() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: { json: { type: 'boolean' }, threads: { type: 'string' }, repetitions: { type: 'string' } },
+    })
+  } catch (cause) {
+    throw new ClaraError(`The command line is wrong: ${(cause as Error).message}`, {
+      hint: 'Usage: npm run bench -- [engine] [--json] [--threads N] [--repetitions N]',
+      cause,
+    })
   }
 }
 

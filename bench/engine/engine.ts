@@ -79,7 +79,7 @@ export async function measureEngine(
 }
 
 /** Real passages, each cut to the same number of tokens; shorter ones are passed over. */
-export async function realDocuments({ passages, tokenizer: folder, sizes }: EngineOptions): Promise<string[]> {
+async function realDocuments({ passages, tokenizer: folder, sizes }: EngineOptions): Promise<string[]> {
   const tokenizer = await loadTokenizer(folder)
   const documents: string[] = []
   for (const { text } of await loadJsonLines(passages, passageSchema)) {

@@ -50,15 +50,16 @@ export async function measureEngine(
   const memory = await measureMemory({ base, sizes: sizes.training, threads })
 
   const documents = await realDocuments(options)
+  const model = await loadModel(options.model)
   const published = await publishedConfiguration({
     base,
     tokenizer: options.tokenizer,
+    trained: model,
     docMaxLength: sizes.documentTokens,
     comprRate: sizes.comprRate,
   })
   report('compressor, published configuration')
   const compressor = await measureCompressor(published, { documents, threads, repetitions })
-  const model = await loadModel(options.model)
   report('compressor, default configuration')
   const byDefault = await measureCompressor(model, { documents, threads, repetitions })
 

@@ -2,11 +2,10 @@ import { Clara } from '../../src/clara/clara.ts'
 import { loraSize } from '../../src/clara/config.ts'
 import { type InferenceRole, inferenceRole } from '../../src/clara/inference.ts'
 import type { ClaraModel } from '../../src/clara/model.ts'
-import { EMBEDDING, embeddingTable } from '../../src/clara/network.ts'
-import { fullTextPrompt, promptIds } from '../../src/clara/prompts.ts'
+import { embeddingTable } from '../../src/clara/network.ts'
+import { answerPrompt, documentSlot, promptIds } from '../../src/clara/prompts.ts'
 import { openCachedModel } from '../../src/model/cached.ts'
-import type { Continuation } from '../../src/model/generate.ts'
-import { int8Name } from '../../src/model/quantise.ts'
+import type { Continuation, LanguageModel } from '../../src/model/generate.ts'
 import { gather } from '../../src/ops/indexing.ts'
 import type { Runtime } from '../../src/runtime/runtime.ts'
 import { inTurn, median } from '../measure.ts'
@@ -28,14 +27,48 @@ export interface DecodeOptions {
   readonly repetitions: number
 }
 
-/** How fast the generator writes one answer after a prompt, with int8 weights. */
+/** How fast the generator writes one answer after a prompt that holds the documents as memory, with int8 weights. */
 export async function measureDecode(
   runtime: Runtime,
   model: ClaraModel,
   options: DecodeOptions,
 ): Promise<DecodeFigures> {
-  const { base, config, parameters, tokenizer } = model
+  const { repetitions } = options
   const { newTokens, readMebibytes } = options.sizes
+  const ids = memoryPrompt(model, options)
+  const { generator, bytesPerToken } = await openGenerator(runtime, model, ids.length + newTokens)
+  await using _ = generator
+  const prompts = Array.from({ length: repetitions + 1 }, () => generator.start([{ ids }]))
+  const continuations = (await Promise.all(prompts)).values()
+  await using probe = await readProbe(runtime, readMebibytes)
+  const times = await inTurn(repetitions, {
+    tokens: () => write(continuations.next().value, newTokens),
+    read: probe.run,
+  })
+  const tokensPerSecond = (newTokens * 1000) / median(times.tokens)
+  const bandwidth = (probe.work * 1000) / Math.min(...times.read)
+  return {
+    bandwidthShare: (bytesPerToken * tokensPerSecond) / bandwidth,
+    tokensPerSecond,
+    mebibytesPerToken: bytesPerToken / 2 ** 20,
+    readGigabytesPerSecond: bandwidth / 1e9,
+  }
+}
+
+/** A prompt with as many memory tokens as the documents have; which memory stands there costs the same. */
+function memoryPrompt({ tokenizer, config }: ClaraModel, { question, documents }: DecodeOptions): number[] {
+  const slots = documents.map((text) => {
+    const count = Math.ceil(tokenizer.encode(text).length / config.compr_rate)
+    return documentSlot({ count, differentMemTokens: config.different_mem_tokens })
+  })
+  return promptIds(tokenizer, answerPrompt(question, slots))
+}
+
+async function openGenerator(
+  runtime: Runtime,
+  { base, config, parameters, tokenizer }: ClaraModel,
+  maxPositions: number,
+): Promise<{ generator: LanguageModel; bytesPerToken: number }> {
   const role = await inferenceRole({
     runtime,
     base,
@@ -46,9 +79,7 @@ export async function measureDecode(
     kind: 'int8',
     head: true,
   })
-  const ids = promptIds(tokenizer, fullTextPrompt(options.question, options.documents))
-  const maxPositions = ids.length + (options.repetitions + 1) * newTokens + 1
-  await using generator = await openCachedModel({
+  const generator = await openCachedModel({
     runtime,
     config: base.config,
     maxPositions,
@@ -63,21 +94,7 @@ export async function measureDecode(
       }
     },
   })
-  await using continuation = await generator.start([{ ids }])
-  await using probe = await readProbe(runtime, readMebibytes)
-  const times = await inTurn(options.repetitions, {
-    tokens: () => write(continuation, newTokens),
-    read: probe.run,
-  })
-  const bytes = bytesPerToken(role.weights)
-  const tokensPerSecond = (newTokens * 1000) / median(times.tokens)
-  const bandwidth = (probe.work * 1000) / Math.min(...times.read)
-  return {
-    bandwidthShare: (bytes * tokensPerSecond) / bandwidth,
-    tokensPerSecond,
-    mebibytesPerToken: bytes / 2 ** 20,
-    readGigabytesPerSecond: bandwidth / 1e9,
-  }
+  return { generator, bytesPerToken: bytesRead(role.weights) }
 }
 
 async function drain(pieces: AsyncIterable<unknown>): Promise<void> {
@@ -85,7 +102,8 @@ async function drain(pieces: AsyncIterable<unknown>): Promise<void> {
 }
 
 /** Greedy, whatever the text says. */
-async function write(continuation: Continuation, tokens: number): Promise<void> {
+async function write(continuation: Continuation | undefined, tokens: number): Promise<void> {
+  if (!continuation) throw new RangeError('There is no prompt left to continue.')
   for (let index = 0; index < tokens; index++) {
     const logits = continuation.logits[0] ?? new Float32Array()
     await continuation.append([logits.reduce((best, value, token) => (value > (logits[best] ?? 0) ? token : best), 0)])
@@ -93,13 +111,14 @@ async function write(continuation: Continuation, tokens: number): Promise<void> 
 }
 
 /**
- * Bytes of all weights that a token is multiplied with: quantised ones with their scales, and normalisations. Where a weight
- * is quantised its original is not read, and of the embedding a single row is.
+ * Bytes of all weights that a token is multiplied with: the quantised ones with their scales, and the normalisations. Their
+ * float32 originals are there, but not read; of the embedding a single row is.
  */
-function bytesPerToken(weights: InferenceRole['weights']): number {
+function bytesRead(weights: InferenceRole['weights']): number {
   let bytes = 0
-  for (const [name, { data }] of weights)
-    if (name !== EMBEDDING && !weights.has(int8Name(name))) bytes += data.byteLength
+  for (const [name, { data }] of weights) {
+    if (!name.endsWith('.weight') || name.endsWith('norm.weight')) bytes += data.byteLength
+  }
   return bytes
 }
 

@@ -1,27 +1,13 @@
 import { openWeights } from '../../src/checkpoint/weights.ts'
 import { type BaseModel, loadBase } from '../../src/clara/base.ts'
 import { MEMORY_ROWS } from '../../src/clara/compressor.ts'
-import { type ClaraConfig, claraConfig, loraSize, memoryLength } from '../../src/clara/config.ts'
+import { claraConfig, memoryLength } from '../../src/clara/config.ts'
 import type { ClaraModel } from '../../src/clara/model.ts'
 import { EMBEDDING } from '../../src/clara/network.ts'
 import { claraTokens } from '../../src/clara/prompts.ts'
 import { createRandom, type Random } from '../../src/data/random.ts'
 import { float32, type HostTensor } from '../../src/graph/dtype.ts'
-import { initialAdapter, type Role } from '../../src/lora/adapters.ts'
 import { loadTokenizer } from '../../src/tokenizer/load.ts'
-
-/** Standard deviation of the second factors of an adapter trained for an hour: that of the embedded model's. */
-const TRAINED_B = 0.013
-
-/** An adapter of the size that training gives it. */
-function trainedSize(base: BaseModel, config: ClaraConfig, role: Role, random: Random): Map<string, HostTensor> {
-  const adapter = initialAdapter(base.config, loraSize(config), role, random.uniform)
-  for (const [name, { data }] of adapter) {
-    if (!name.includes('.lora_B.')) continue
-    for (let index = 0; index < data.length; index++) data[index] = random.normal() * TRAINED_B
-  }
-  return adapter
-}
 
 /** Noise of the memory tokens' embeddings, as a share of the base's embeddings' norm. */
 const TINY = 0.01
@@ -47,16 +33,25 @@ export interface PublishedModelOptions {
   readonly base: string
   /** Folder with its tokenizer.json. */
   readonly tokenizer: string
+  /** A trained model on the same base, whose generator adapter has all layers. */
+  readonly trained: ClaraModel
   readonly docMaxLength: number
   readonly comprRate: number
 }
 
 /**
- * A model in the published configuration, memory tokens and all layers, with random adapters of trained size: what it
- * answers means nothing, what it computes costs the same.
+ * A model in the published configuration: memory tokens and all layers. Nobody has trained one on this base, so the
+ * generator adapter of another model stands in for the compressor's too: it has the same shape, and the structure that
+ * training gives, which noise of that size lacks. What the model answers means nothing; what it computes costs the same.
  */
 export async function publishedConfiguration(options: PublishedModelOptions): Promise<ClaraModel> {
-  const config = claraConfig.parse({ compr_rate: options.comprRate, doc_max_length: options.docMaxLength })
+  const { trained } = options
+  const config = claraConfig.parse({
+    compr_rate: options.comprRate,
+    doc_max_length: options.docMaxLength,
+    lora_r: trained.config.lora_r,
+    lora_alpha: trained.config.lora_alpha,
+  })
   const count = memoryLength(config)
   const baseTokenizer = await loadTokenizer(options.tokenizer)
   const tokenizer = baseTokenizer.withAddedTokens(claraTokens({ count, differentMemTokens: true }))
@@ -65,18 +60,15 @@ export async function publishedConfiguration(options: PublishedModelOptions): Pr
     baseVocabulary: baseTokenizer.vocabularySize,
     vocabulary: tokenizer.vocabularySize,
   })
-  const random = createRandom(1)
+  const adapter = [...trained.parameters].filter(([name]) => name.includes('.decoder_adapter.'))
+  const standIn = adapter.map(([name, value]) => [name.replace('decoder_adapter', 'encoder_adapter'), value] as const)
   return {
     base,
     tokenizer,
     firstMemoryToken: baseTokenizer.vocabularySize,
     memoryTokens: count,
     config,
-    parameters: new Map([
-      ...trainedSize(base, config, 'encoder_adapter', random),
-      ...trainedSize(base, config, 'decoder_adapter', random),
-      [MEMORY_ROWS, memoryRows(base, count, random)],
-    ]),
+    parameters: new Map([...adapter, ...standIn, [MEMORY_ROWS, memoryRows(base, count, createRandom(1))]]),
     idf: undefined,
     stage: 'stage1',
     fingerprint: 'benchmark',

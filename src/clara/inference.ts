@@ -3,14 +3,17 @@ import type { Graph, Tensor } from '../graph/graph.ts'
 import { addWeight } from '../graph/graph.ts'
 import { factorName, type LoraSize, type Role } from '../lora/adapters.ts'
 import { linearModules } from '../model/config.ts'
-import type { Decoder } from '../model/decoder.ts'
-import { int8Name, type LowRankUpdate, quantiseWeights, scalesName } from '../model/quantise.ts'
+import { type Decoder, jointModules } from '../model/decoder.ts'
+import { int8Name, joinRows, type LowRankUpdate, quantiseWeights, scalesName } from '../model/quantise.ts'
 import { multipliesBytesExactly, rotatedDecoder, rotatedWeights } from '../model/rotated.ts'
+import { split } from '../ops/layout.ts'
 import { linear } from '../ops/matmul.ts'
 import { matmulInt8, QUANTISATION_BLOCK } from '../ops/quantised.ts'
 import type { Runtime } from '../runtime/runtime.ts'
 import type { BaseModel } from './base.ts'
 import { type Base, declareBase, declareRole, EMBEDDING, HEAD, headTable } from './network.ts'
+
+const weightName = (layer: number, module: string) => `model.layers.${layer}.${module}.weight`
 
 /** How the weights of the linear layers are held: as they are, or as 8-bit integers. */
 export const weightKinds = ['fp32', 'int8'] as const
@@ -69,7 +72,7 @@ function lowRankUpdates({ base, adapters, role, size, layers }: InferenceOptions
     for (const module of linearModules(base.config).keys()) {
       const a = adapters.get(factorName(layer, module, 'A', role))
       const b = adapters.get(factorName(layer, module, 'B', role))
-      if (a && b) updates.set(`model.layers.${layer}.${module}.weight`, { a, b, factor: size.alpha / size.rank })
+      if (a && b) updates.set(weightName(layer, module), { a, b, factor: size.alpha / size.rank })
     }
   }
   return updates
@@ -99,30 +102,50 @@ async function blockRole(options: InferenceOptions): Promise<InferenceRole> {
     linears.set(name, weight)
   }
   for (let layer = 0; layer < layers; layer++) {
-    for (const module of modules.keys()) take(`model.layers.${layer}.${module}.weight`)
+    for (const module of modules.keys()) take(weightName(layer, module))
   }
   const headName = base.config.tie_word_embeddings ? EMBEDDING : HEAD
   if (options.head) take(headName)
   const quantised = await quantiseWeights(options.runtime, linears, lowRankUpdates(options))
+  for (let layer = 0; layer < layers; layer++) {
+    for (const joint of Object.values(jointModules)) joinWeights(quantised, layer, joint)
+  }
   return {
     weights: new Map([...base.weights, ...quantised]),
     declare(graph, positions) {
       const declared = declareBase(graph, base.config, base.vocabulary, positions)
-      const product = (rows: Tensor, name: string, [out, input]: readonly [number, number]) => {
+      const product = (rows: Tensor, name: string, out: number, input: number) => {
         const blocks = input / QUANTISATION_BLOCK
         const weight = addWeight(graph, int8Name(name), 'uint8', [out, blocks, QUANTISATION_BLOCK])
         return matmulInt8(rows, weight, addWeight(graph, scalesName(name), 'float32', [out, blocks]))
       }
+      const dimsOf = (module: string) => {
+        const dims = modules.get(module)
+        if (!dims) throw new RangeError(`No linear layer is named '${module}'.`)
+        return dims
+      }
       const decoder: Decoder = {
         ...declareRole(declared, undefined).decoder,
-        project(rows, layer, module) {
-          const dims = modules.get(module)
-          if (!dims) throw new RangeError(`No linear layer is named '${module}'.`)
-          return product(rows, `model.layers.${layer}.${module}.weight`, dims)
+        project: (rows, layer, module) => product(rows, weightName(layer, module), ...dimsOf(module)),
+        projectTogether(rows, layer, joint) {
+          const outs = joint.map((module) => dimsOf(module)[0])
+          const [, input] = dimsOf(joint[0] ?? '')
+          const all = outs.reduce((sum, out) => sum + out, 0)
+          return split(product(rows, weightName(layer, joint.join('+')), all, input), -1, outs)
         },
       }
-      const headDims = [base.vocabulary, base.config.hidden_size] as const
-      return { base: declared, decoder, head: (rows) => product(rows, headName, headDims) }
+      const { vocabulary, config } = base
+      return { base: declared, decoder, head: (rows) => product(rows, headName, vocabulary, config.hidden_size) }
     },
+  }
+}
+
+/** Puts the quantised weights of linear layers that read the same rows below each other: one product for one token. */
+function joinWeights(quantised: Map<string, HostTensor>, layer: number, joint: readonly string[]): void {
+  for (const partName of [int8Name, scalesName]) {
+    const names = joint.map((module) => partName(weightName(layer, module)))
+    const parts = names.map((name) => quantised.get(name) as HostTensor)
+    for (const name of names) quantised.delete(name)
+    quantised.set(partName(weightName(layer, joint.join('+'))), joinRows(parts))
   }
 }

@@ -1,12 +1,14 @@
 import { float32, type HostTensor, int64 } from '../graph/dtype.ts'
 import { addInput, addOutput, createGraph, type Graph, type Tensor } from '../graph/graph.ts'
+import { multiplyDims } from '../graph/shape.ts'
+import { cachedAttention } from '../ops/attention.ts'
 import { where } from '../ops/elementwise.ts'
 import { gather } from '../ops/indexing.ts'
-import { reshape } from '../ops/layout.ts'
+import { concat, reshape, transpose } from '../ops/layout.ts'
 import { encodeGraph } from '../ops/table.ts'
-import type { Resident, Runtime, Session, Store } from '../runtime/runtime.ts'
+import type { Part, Resident, Runtime, Session } from '../runtime/runtime.ts'
 import type { DecoderConfig } from './config.ts'
-import { type Decoder, decoderLayer, finalNorm } from './decoder.ts'
+import { type Decoder, decoderLayer, finalNorm, rotated } from './decoder.ts'
 import type { Continuation, GenerationPrompt, LanguageModel } from './generate.ts'
 
 /** Positions by which a full key-value cache grows. */
@@ -47,24 +49,37 @@ export async function openCachedModel(options: CachedModelOptions): Promise<Lang
 function cachedGraph({ config, parts }: CachedModelOptions) {
   const graph = createGraph('generation')
   const { decoder, embed, head } = parts(graph)
-  const { num_key_value_heads: groups, head_dim: width, hidden_size: hidden } = config
+  const { num_attention_heads: heads, num_key_value_heads: groups, head_dim: width, hidden_size: hidden } = config
   const [batch, length] = ['batch', 'length']
   const ids = addInput(graph, 'ids', 'int64', [batch, length])
   const positions = addInput(graph, 'positions', 'int64', [batch, length])
-  const attentionBias = addInput(graph, 'bias', 'float32', [batch, 1, 1, length, 'past+length'])
+  const bias = addInput(graph, 'bias', 'float32', [batch, 1, length, 'total'])
+  const lastPositions = addInput(graph, 'lastPositions', 'int32', [batch])
+  const total = addInput(graph, 'total', 'int32', [1])
   const memory = addInput(graph, 'memory', 'float32', ['memories', hidden])
   const isMemory = addInput(graph, 'isMemory', 'bool', [batch, length, 1])
   const memoryIndex = addInput(graph, 'memoryIndex', 'int64', [batch, length])
   const lastRows = addInput(graph, 'lastRows', 'int64', [batch])
+  const at = { batch, length, positions, attentionBias: bias }
+  const byHead = (x: Tensor) => transpose(reshape(x, [batch, length, groups, width]), [0, 2, 1, 3])
+  const news: Tensor[] = []
   let state = reshape(where(isMemory, gather(memory, memoryIndex), embed(ids)), [-1, hidden])
   for (let layer = 0; layer < config.num_hidden_layers; layer++) {
-    const keys = addInput(graph, `keys.${layer}`, 'float32', [batch, groups, 'past', width])
-    const values = addInput(graph, `values.${layer}`, 'float32', [batch, groups, 'past', width])
-    const result = decoderLayer(decoder, layer, state, { batch, length, positions, attentionBias }, { keys, values })
-    state = result.hidden
-    addOutput(graph, `keys.${layer}`, result.keyValues.keys)
-    addOutput(graph, `values.${layer}`, result.keyValues.values)
+    const past = {
+      keys: addInput(graph, `keys.${layer}`, 'float32', [batch, groups, 'capacity', width]),
+      values: addInput(graph, `values.${layer}`, 'float32', [batch, groups, 'capacity', width]),
+    }
+    state = decoderLayer(decoder, layer, state, (queryRows, keyRows, valueRows) => {
+      const keys = rotated(decoder, keyRows, groups, at)
+      const values = reshape(valueRows, [batch, length, groups * width])
+      news.push(byHead(keys), byHead(values))
+      const options = { heads, groups, past, lastPositions, total, bias }
+      const context = cachedAttention(rotated(decoder, queryRows, heads, at), keys, values, options)
+      return reshape(context, [multiplyDims(batch, length), heads * width])
+    })
   }
+  // one output instead of two a layer: handing over each costs more than the joining
+  addOutput(graph, 'keyValues', concat(news, 0))
   addOutput(graph, 'logits', head(finalNorm(decoder, gather(state, lastRows))))
   return encodeGraph(graph)
 }
@@ -82,31 +97,42 @@ async function startContinuation(
   let filled = 0
   let capacity = Math.min(maxPositions, length + CACHE_STEP)
   const names = Array.from({ length: layers }, (_, layer) => [`keys.${layer}`, `values.${layer}`]).flat()
-  const cache = new Map<string, Resident>()
-  for (const name of names) cache.set(name, await runtime.allocate('float32', [batch, groups, capacity, width]))
+  // all layers' keys and values below each other
+  const allocate = (positions: number) => runtime.allocate('float32', [names.length * batch, groups, positions, width])
+  const cache = await allocate(capacity)
+  const nothing = await allocate(0)
+  /** Each layer's part of the cache. */
+  const partsOf = (resident: Resident): Record<string, Part> =>
+    Object.fromEntries(
+      names.map((name, index) => [name, { ...resident, from: index * batch, to: (index + 1) * batch }]),
+    )
+  const [pastParts, noParts] = [partsOf(cache), partsOf(nothing)]
   const noMemory = float32(new Float32Array(hidden), [1, hidden])
   let logits: Float32Array[] = []
+  let closed = false
 
   /** Reads `count` new columns of every row: `tokens` is [batch, count]. */
   async function read(tokens: readonly number[], count: number, memoryRows?: readonly number[]): Promise<void> {
-    const total = capacity + count
+    const total = filled + count
     const bias = new Float32Array(batch * count * total).fill(HIDDEN)
     for (let row = 0; row < batch; row++) {
+      const start = starts[row] ?? 0
       for (let column = 0; column < count; column++) {
         const line = (row * count + column) * total
-        bias.fill(0, line + (starts[row] ?? 0), line + filled)
-        const firstNew = Math.max(0, (starts[row] ?? 0) - filled)
-        if (firstNew <= column) bias.fill(0, line + capacity + firstNew, line + capacity + column + 1)
+        if (start <= filled + column) bias.fill(0, line + start, line + filled + column + 1)
       }
     }
     const columns = Array.from({ length: batch * count }, (_, index) => index % count)
     const rows = Array.from({ length: batch * count }, (_, index) => Math.floor(index / count))
     const places = columns.map((column, index) => Math.max(0, filled + column - (starts[rows[index] ?? 0] ?? 0)))
-    const store: Record<string, Store> = {}
-    const feeds: Record<string, HostTensor | Resident> = {
+    const feeds: Record<string, HostTensor | Part> = {
+      // a prompt has no past: the cache is there for what comes after
+      ...(filled === 0 ? noParts : pastParts),
       ids: int64(tokens, [batch, count]),
       positions: int64(places, [batch, count]),
-      bias: float32(bias, [batch, 1, 1, count, total]),
+      bias: float32(bias, [batch, 1, count, total]),
+      lastPositions: { dtype: 'int32', dims: [batch], data: new Int32Array(batch).fill(total - 1) },
+      total: { dtype: 'int32', dims: [1], data: Int32Array.of(total) },
       memory: memory ?? noMemory,
       isMemory: {
         dtype: 'bool',
@@ -122,10 +148,7 @@ async function startContinuation(
         [batch],
       ),
     }
-    for (const [name, resident] of cache) {
-      feeds[name] = resident
-      store[name] = { ...resident, axis: 2, start: filled }
-    }
+    const store = { keyValues: { ...cache, axis: 2, start: filled } }
     const results = await session.run(feeds, { fetch: ['logits'], store })
     filled += count
     const all = results['logits']?.data as Float32Array
@@ -145,13 +168,15 @@ async function startContinuation(
     async append(tokens) {
       if (filled === capacity) {
         capacity = Math.min(maxPositions, capacity + CACHE_STEP)
-        for (const resident of cache.values()) await runtime.resize(resident, 2, capacity)
+        await runtime.resize(cache, 2, capacity)
       }
       await read(tokens, 1)
     },
     async close() {
-      for (const resident of cache.values()) await runtime.release(resident)
-      cache.clear()
+      if (closed) return
+      closed = true
+      await runtime.release(cache)
+      await runtime.release(nothing)
     },
     [Symbol.asyncDispose]: () => continuation.close(),
   }

@@ -1,10 +1,9 @@
 import type { Tensor } from '../graph/graph.ts'
-import { addDims, type Dim, multiplyDims } from '../graph/shape.ts'
+import { type Dim, multiplyDims } from '../graph/shape.ts'
 import { add, multiply, silu } from '../ops/elementwise.ts'
-import { concat, reshape, slice, transpose } from '../ops/layout.ts'
+import { reshape, transpose } from '../ops/layout.ts'
 import { matmul } from '../ops/matmul.ts'
 import { rmsNorm, rotary, softmax } from '../ops/normalise.ts'
-import { dimAt } from '../ops/operator.ts'
 import type { DecoderConfig } from './config.ts'
 
 /**
@@ -15,6 +14,8 @@ export interface Decoder {
   readonly config: DecoderConfig
   /** Applies a linear layer to rows. What stands behind it (plain, LoRA, int8 weights) is not the decoder's business. */
   readonly project: (rows: Tensor, layer: number, module: string) => Tensor
+  /** Linear layers on the same rows at once. Default: one after the other. */
+  readonly projectTogether?: (rows: Tensor, layer: number, modules: readonly string[]) => readonly Tensor[]
   /** A normalisation weight by its checkpoint name. */
   readonly norm: (name: string) => Tensor
   readonly rotary: { readonly cos: Tensor; readonly sin: Tensor }
@@ -28,71 +29,67 @@ export interface Positions {
   readonly length: Dim
   /** int64 [batch, length]: place of each token for the rotary embedding. */
   readonly positions: Tensor
-  /** float32 [batch, 1, 1, length, past + length]: 0 where a query may look, a large negative number where not. */
+  /** float32 [batch, 1, 1, length, length]: 0 where a query may look, a large negative number where not. */
   readonly attentionBias: Tensor
 }
 
-/** Keys and values of one layer, [batch, key-value heads, positions, head_dim]. */
-export interface KeyValues {
-  readonly keys: Tensor
-  readonly values: Tensor
-}
+/** Attends with one layer's queries, keys and values, all rows of a linear layer; gives what its output projection reads. */
+export type Attend = (queries: Tensor, keys: Tensor, values: Tensor) => Tensor
+
+/** Linear layers that read the same rows, so that one product can serve them all. */
+export const jointModules = {
+  attention: ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'],
+  feedForward: ['mlp.gate_proj', 'mlp.up_proj'],
+} as const
 
 /** One layer: attention and feed-forward, each behind a normalisation and around a residual connection. */
-export function decoderLayer(
-  decoder: Decoder,
-  layer: number,
-  hidden: Tensor,
-  at: Positions,
-  past?: KeyValues,
-): { readonly hidden: Tensor; readonly keyValues: KeyValues } {
+export function decoderLayer(decoder: Decoder, layer: number, hidden: Tensor, attend: Attend): Tensor {
   const { config, project, norm } = decoder
+  const together =
+    decoder.projectTogether ??
+    ((rows: Tensor, _layer: number, modules: readonly string[]) =>
+      modules.map((module) => project(rows, layer, module)))
   const prefix = `model.layers.${layer}`
   const attentionInput = rmsNorm(hidden, norm(`${prefix}.input_layernorm.weight`), config.rms_norm_eps)
-  const { context, keyValues } = attention(decoder, layer, attentionInput, at, past)
-  const afterAttention = add(hidden, project(context, layer, 'self_attn.o_proj'))
+  const [queries, keys, values] = together(attentionInput, layer, jointModules.attention) as [Tensor, Tensor, Tensor]
+  const afterAttention = add(hidden, project(attend(queries, keys, values), layer, 'self_attn.o_proj'))
   const rows = rmsNorm(afterAttention, norm(`${prefix}.post_attention_layernorm.weight`), config.rms_norm_eps)
-  const gated = multiply(silu(project(rows, layer, 'mlp.gate_proj')), project(rows, layer, 'mlp.up_proj'))
-  return { hidden: add(afterAttention, project(gated, layer, 'mlp.down_proj')), keyValues }
+  const [gate, up] = together(rows, layer, jointModules.feedForward) as [Tensor, Tensor]
+  return add(afterAttention, project(multiply(silu(gate), up), layer, 'mlp.down_proj'))
+}
+
+/** Rows of queries or keys [batch * length, heads * head_dim], rotated by their positions: [batch, length, heads * head_dim]. */
+export function rotated(
+  decoder: Decoder,
+  rows: Tensor,
+  heads: number,
+  { batch, length, positions }: Positions,
+): Tensor {
+  const shape = [batch, length, heads * decoder.config.head_dim]
+  return rotary(reshape(rows, shape), positions, { heads, rotaryDim: 0, ...decoder.rotary })
 }
 
 /**
- * Grouped-query attention. The query heads that share a key-value head lie beside each other as further rows of one
- * product, so keys and values are never repeated. Past keys and values are read where they lie: only scores are joined.
+ * Grouped-query attention among the positions of one call. The query heads that share a key-value head lie beside each
+ * other as further rows of one product, so keys and values are never repeated.
  */
-function attention(
-  { config, project, rotary: tables }: Decoder,
-  layer: number,
-  rows: Tensor,
-  { batch, length, positions, attentionBias }: Positions,
-  past: KeyValues | undefined,
-): { context: Tensor; keyValues: KeyValues } {
-  const { num_attention_heads: heads, num_key_value_heads: groups, head_dim: width } = config
+export function attention(decoder: Decoder, at: Positions): Attend {
+  const { batch, length, attentionBias } = at
+  const { num_attention_heads: heads, num_key_value_heads: groups, head_dim: width } = decoder.config
   const perGroup = heads / groups
   const queryRows = multiplyDims(perGroup, length)
   const byHead = (x: Tensor, count: number) => transpose(reshape(x, [batch, length, count, width]), [0, 2, 1, 3])
-  const rotated = (x: Tensor, count: number) =>
-    rotary(reshape(x, [batch, length, count * width]), positions, { heads: count, rotaryDim: 0, ...tables })
-
-  const queries = byHead(rotated(project(rows, layer, 'self_attn.q_proj'), heads), heads)
-  const keys = byHead(rotated(project(rows, layer, 'self_attn.k_proj'), groups), groups)
-  const values = byHead(project(rows, layer, 'self_attn.v_proj'), groups)
-  const grouped = reshape(queries, [batch, groups, queryRows, width])
-
-  const score = (of: Tensor) => matmul(grouped, of, { transposeB: true, alpha: 1 / Math.sqrt(width) })
-  const scores = past ? concat([score(past.keys), score(keys)], 3) : score(keys)
-  const total = dimAt(scores, 3)
-  const biased = add(reshape(scores, [batch, groups, perGroup, length, total]), attentionBias)
-  const weights = reshape(softmax(biased), [batch, groups, queryRows, total])
-
-  const context = past
-    ? add(
-        matmul(slice(weights, 3, 0, dimAt(past.keys, 2)), past.values),
-        matmul(slice(weights, 3, dimAt(past.keys, 2), addDims(dimAt(past.keys, 2), length)), values),
-      )
-    : matmul(weights, values)
-  const merged = transpose(reshape(context, [batch, heads, length, width]), [0, 2, 1, 3])
-  return { context: reshape(merged, [multiplyDims(batch, length), heads * width]), keyValues: { keys, values } }
+  return (queryRowsIn, keyRows, valueRows) => {
+    const queries = byHead(rotated(decoder, queryRowsIn, heads, at), heads)
+    const keys = byHead(rotated(decoder, keyRows, groups, at), groups)
+    const values = byHead(valueRows, groups)
+    const grouped = reshape(queries, [batch, groups, queryRows, width])
+    const scores = matmul(grouped, keys, { transposeB: true, alpha: 1 / Math.sqrt(width) })
+    const biased = add(reshape(scores, [batch, groups, perGroup, length, length]), attentionBias)
+    const weights = reshape(softmax(biased), [batch, groups, queryRows, length])
+    const context = reshape(matmul(weights, values), [batch, heads, length, width])
+    return reshape(transpose(context, [0, 2, 1, 3]), [multiplyDims(batch, length), heads * width])
+  }
 }
 
 /** The normalisation after the last layer. */
@@ -107,8 +104,9 @@ export function decode(
   layers = decoder.config.num_hidden_layers,
 ): Tensor {
   const { enter, leave } = decoder.basis ?? { enter: same, leave: same }
+  const attend = attention(decoder, at)
   let state = enter(hidden)
-  for (let layer = 0; layer < layers; layer++) state = decoderLayer(decoder, layer, state, at).hidden
+  for (let layer = 0; layer < layers; layer++) state = decoderLayer(decoder, layer, state, attend)
   return finalNorm(decoder, leave(state))
 }
 

@@ -81,3 +81,18 @@ async function quantiseGroup(
   await session.close()
   return new Map(Object.entries(results))
 }
+
+/** Tensors below each other along their first axis. */
+export function joinRows(parts: readonly HostTensor[]): HostTensor {
+  const [first] = parts
+  if (!first) throw new RangeError('There is nothing to join.')
+  const count = parts.reduce((sum, { data }) => sum + data.length, 0)
+  const joined = first.dtype === 'uint8' ? new Uint8Array(count) : new Float32Array(count)
+  let offset = 0
+  for (const { data } of parts) {
+    joined.set(data as typeof joined, offset)
+    offset += data.length
+  }
+  const rows = parts.reduce((sum, { dims }) => sum + (dims[0] ?? 0), 0)
+  return { dtype: first.dtype, dims: [rows, ...first.dims.slice(1)], data: joined }
+}

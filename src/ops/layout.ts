@@ -12,7 +12,7 @@ import {
   subtractDims,
 } from '../graph/shape.ts'
 import { scalar } from './elementwise.ts'
-import { applyOne, applyTo, at, dimAt, mismatch, type Operator, requireAxis } from './operator.ts'
+import { apply, applyOne, applyTo, at, dimAt, mismatch, type Operator, requireAxis } from './operator.ts'
 
 const nameOf = (tensors: readonly (Tensor | undefined)[], index = 0) => at(tensors, index).name
 
@@ -181,6 +181,40 @@ export function slice(x: Tensor, axis: number, start: Dim, end: Dim): Tensor {
   return start === 0 && end === dimAt(x, front) ? x : applyOne(sliceOperator, [x], { axis: front, start, end })
 }
 
+/** Cuts an axis into parts of given lengths; their gradients are joined, zeros where none flows. */
+const splitOperator: Operator<{ readonly axis: number; readonly lengths: readonly number[] }> = {
+  name: 'Split',
+  infer(inputs, { axis, lengths }) {
+    const x = at(inputs, 0)
+    requireAxis('Split', inputs, axis)
+    if (x.shape[axis] !== lengths.reduce((sum, length) => sum + length, 0)) {
+      throw mismatch('Split', inputs, `the lengths [${lengths.join(', ')}] do not make up axis ${axis}`)
+    }
+    return lengths.map((length) => ({
+      dtype: x.dtype,
+      shape: x.shape.map((dim, other) => (other === axis ? length : dim)),
+    }))
+  },
+  emit: (node, { axis, lengths }, context) => [
+    {
+      type: 'Split',
+      inputs: [at(node.inputs, 0).name, context.ints(lengths)],
+      outputs: node.outputs.map(({ name }) => name),
+      attributes: { axis },
+    },
+  ],
+  gradient: ({ outputs, attributes, outputGradients }) => [
+    concat(
+      outputs.map((part, index) => outputGradients[index] ?? expand(scalar(part, 0), part.shape)),
+      attributes.axis,
+    ),
+  ],
+}
+/** Parts of `lengths` along an axis, counted from the front, or from the back where negative. */
+export function split(x: Tensor, axis: number, lengths: readonly number[]): readonly Tensor[] {
+  return apply(splitOperator, [x], { axis: axis < 0 ? x.shape.length + axis : axis, lengths })
+}
+
 /** A size that is only known at run time, as a float32 scalar. */
 const sizeOperator: Operator<{ readonly dim: Dim }> = {
   name: 'Size',
@@ -207,5 +241,6 @@ export const layoutOperators = {
   Expand: expandOperator,
   Concat: concatOperator,
   Slice: sliceOperator,
+  Split: splitOperator,
   Size: sizeOperator,
 }

@@ -1,6 +1,7 @@
 import type { Graph } from '../graph/graph.ts'
 import { type EncodedModel, encodeModel, reachableNodes } from '../graph/onnx.ts'
 import { evaluateDim } from '../graph/shape.ts'
+import { attentionOperators } from './attention.ts'
 import { elementwiseOperators } from './elementwise.ts'
 import { indexingOperators } from './indexing.ts'
 import { layoutOperators } from './layout.ts'
@@ -19,6 +20,7 @@ export const operators = {
   ...indexingOperators,
   ...normaliseOperators,
   ...quantisedOperators,
+  ...attentionOperators,
 }
 
 /** Encodes a graph as ONNX with the emission of each operator. */

@@ -6,7 +6,7 @@ import { addInput, addOutput, createGraph } from '../graph/graph.ts'
 import { type EncodedModel, encodeModel } from '../graph/onnx.ts'
 import { createSession, type Resident, requireWeight, type Session } from './session.ts'
 
-export type { Resident, Session, Store } from './session.ts'
+export type { Part, Resident, Session } from './session.ts'
 
 /** Where graphs run. `cpu` is always there; the others as the installed ONNX Runtime and the machine have them. */
 export const devices = ['cpu', 'webgpu', 'cuda', 'coreml'] as const

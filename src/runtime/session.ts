@@ -8,6 +8,12 @@ export interface Resident {
   readonly resident: number
 }
 
+/** Elements [from, to) of a resident tensor's first axis, as a tensor of its own: many inputs can share one resident. */
+export interface Part extends Resident {
+  readonly from: number
+  readonly to: number
+}
+
 /** Writes an output into a resident tensor, from `start` along `axis`, instead of returning it. */
 export interface Store extends Resident {
   readonly axis: number
@@ -20,7 +26,7 @@ export interface RunOptions {
   readonly store?: Readonly<Record<string, Store>>
 }
 
-export type Feeds = Readonly<Record<string, HostTensor | Resident>>
+export type Feeds = Readonly<Record<string, HostTensor | Resident | Part>>
 
 /** A graph made ready to run. */
 export interface Session extends AsyncDisposable {
@@ -41,7 +47,7 @@ export function createSession(model: EncodedModel, session: number, call: Call):
     async run(feeds, { fetch, store = {} } = {}) {
       if (!open) throw new ClaraError(`The session of graph '${model.name}' is closed.`, { hint: 'Open a new one.' })
       requireOutputs(model, [...(fetch ?? []), ...Object.keys(store)])
-      const given: Record<string, HostTensor | Resident> = {}
+      const given: Record<string, HostTensor | Resident | Part> = {}
       const sizes = new Map<string, Size>()
       for (const { name, dtype, shape } of model.inputs) {
         const value = feeds[name]

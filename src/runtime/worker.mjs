@@ -27,6 +27,37 @@ function residentValue(resident) {
   return value
 }
 
+/**
+ * Tensors of residents and of their parts, which serve every run until the resident is replaced.
+ * @type {WeakMap<Value, Map<string, ort.Tensor>>}
+ */
+const made = new WeakMap()
+
+/**
+ * @param {{ resident: number, from?: number, to?: number }} place
+ * @param {(value: Value) => Value} plain
+ */
+function residentTensor({ resident, from, to }, plain) {
+  const value = residentValue(resident)
+  if (isShared(value)) return toTensor(plain(value))
+  const known = made.get(value) ?? new Map()
+  made.set(value, known)
+  const key = `${from}:${to}`
+  const tensor = known.get(key) ?? toTensor(from === undefined ? value : partOf(value, from, to ?? 0))
+  known.set(key, tensor)
+  return tensor
+}
+
+/** @param {Value} value @param {number} from @param {number} to @returns {Value} */
+function partOf(value, from, to) {
+  const [length = 0, ...rest] = value.dims
+  if (!(Number.isInteger(from) && Number.isInteger(to) && 0 <= from && from < to && to <= length)) {
+    throw new Refusal(`A resident tensor [${value.dims.join(', ')}] has no part from ${from} to ${to}.`)
+  }
+  const inner = rest.reduce((product, dim) => product * dim, 1)
+  return { dtype: value.dtype, dims: [to - from, ...rest], data: value.data.subarray(from * inner, to * inner) }
+}
+
 /** @type {Record<string, (message: any) => Promise<{ result: any, transfer?: ArrayBuffer[] }>>} */
 const actions = {
   async backends() {
@@ -46,7 +77,7 @@ const actions = {
     const inputs = {}
     const plain = lendCopies()
     for (const [name, value] of Object.entries(feeds)) {
-      inputs[name] = toTensor('resident' in value ? plain(residentValue(value.resident)) : value)
+      inputs[name] = 'resident' in value ? residentTensor(value, plain) : toTensor(value)
     }
     const outputs = await target.run(inputs, fetches)
     discard(Object.values(feeds).flatMap((value) => ('resident' in value ? [] : [value.data.buffer])))

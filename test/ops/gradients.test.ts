@@ -2,9 +2,10 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { gradients } from '../../src/autodiff/gradients.ts'
 import { float32, type HostTensor } from '../../src/graph/dtype.ts'
 import { addInput, addOutput, createGraph, type Graph, type Tensor } from '../../src/graph/graph.ts'
+import { cachedAttention } from '../../src/ops/attention.ts'
 import * as elementwise from '../../src/ops/elementwise.ts'
 import { crossEntropy, oneHot, topK } from '../../src/ops/indexing.ts'
-import { sizeScalar } from '../../src/ops/layout.ts'
+import { reshape, sizeScalar } from '../../src/ops/layout.ts'
 import { matmulInt8, matmulRowsInt8, quantiseRows } from '../../src/ops/quantised.ts'
 import { reduceMax, reduceSum } from '../../src/ops/reduce.ts'
 import { encodeGraph, operators } from '../../src/ops/table.ts'
@@ -32,6 +33,18 @@ async function gradientOf(value: HostTensor, loss: (x: Tensor) => Tensor): Promi
 
 /** Each operator through which no gradient passes, applied to x in a way that ends in a float. */
 const blocked: Record<string, (x: Tensor, graph: Graph) => Tensor> = {
+  CachedAttention(x, graph) {
+    const rows = reshape(x, [1, 'rows', 32])
+    const cache = (name: string) => addInput(graph, name, 'float32', [1, 4, 'capacity', 8])
+    return cachedAttention(rows, rows, rows, {
+      heads: 4,
+      groups: 4,
+      past: { keys: cache('keys'), values: cache('values') },
+      lastPositions: addInput(graph, 'last', 'int32', [1]),
+      total: addInput(graph, 'total', 'int32', [1]),
+      bias: addInput(graph, 'bias', 'float32', [1, 1, 'rows', 'positions']),
+    })
+  },
   Sign: (x) => sign(x),
   Round: (x) => round(x),
   Equal: (x) => cast(equal(x, multiply(x, x)), 'float32'),

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { operators } from '../../src/ops/table.ts'
 import { openRuntime, type Runtime } from '../../src/runtime/runtime.ts'
+import { attentionCases } from './cases/attention.ts'
 import type { OperatorCase } from './cases/case.ts'
 import { elementwiseCases } from './cases/elementwise.ts'
 import { indexingCases } from './cases/indexing.ts'
@@ -18,6 +19,7 @@ const families: Readonly<Record<string, readonly OperatorCase[]>> = {
   indexing: indexingCases,
   normalise: normaliseCases,
   quantised: quantisedCases,
+  attention: attentionCases,
 }
 
 let runtime: Runtime

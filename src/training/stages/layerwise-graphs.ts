@@ -4,7 +4,7 @@ import { answerLoss, generatorEmbeddings } from '../../clara/generator.ts'
 import { type Base, declareBase, declareRole } from '../../clara/network.ts'
 import { addInput, addOutput, createGraph, type Tensor } from '../../graph/graph.ts'
 import type { EncodedModel } from '../../graph/onnx.ts'
-import { decoderLayer, finalNorm } from '../../model/decoder.ts'
+import { attention, decoderLayer, finalNorm } from '../../model/decoder.ts'
 import { multiply } from '../../ops/elementwise.ts'
 import { reshape } from '../../ops/layout.ts'
 import { encodeGraph } from '../../ops/table.ts'
@@ -120,7 +120,7 @@ function layerPart(base: Base, { config, lora }: Stage1Options, dropout: boolean
   const hidden = addInput(graph, 'hidden', 'float32', [`${batch}*${length}`, config.hidden_size])
   const noise = dropout ? { factors: addInput(graph, 'dropout', 'float32', ['dropoutLength']) } : undefined
   const { decoder, parameters } = declareRole(base, LAYER_ROLE, { size: lora, layers: 1, dropout: noise })
-  const result = decoderLayer(decoder, 0, hidden, { batch, length, positions, attentionBias }).hidden
+  const result = decoderLayer(decoder, 0, hidden, attention(decoder, { batch, length, positions, attentionBias }))
   return { result, hidden, parameters }
 }
 

@@ -1,7 +1,8 @@
+import type { Tensor } from '../../../src/graph/graph.ts'
 import { add, multiply } from '../../../src/ops/elementwise.ts'
-import { concat, expand, reshape, sizeScalar, slice, transpose } from '../../../src/ops/layout.ts'
+import { concat, expand, reshape, sizeScalar, slice, split, transpose } from '../../../src/ops/layout.ts'
 import { type OperatorCase, operatorCase, values } from './case.ts'
-import { broadcastAt, coordinatesOf } from './plain.ts'
+import { broadcastAt, coordinatesOf, rowsOf } from './plain.ts'
 
 const cube = (shape: readonly (number | string)[] = [2, 3, 4]) => values([2, 3, 4], -1, 1, shape)
 
@@ -77,6 +78,15 @@ export const layoutCases: readonly OperatorCase[] = [
     },
     build: ({ a, b }) => add(slice(concat([a, b, b], 1), 1, 'past', 'length+past'), b),
     reference: ({ b }) => b.map((value) => 2 * value),
+  }),
+  operatorCase('Split', 'the last axis, of which one part is not used', {
+    inputs: { x: values([2, 3, 6], -1, 1, ['batch', 'length', 6]) },
+    build({ x }) {
+      const [first, , last] = split(x, -1, [2, 1, 3]) as [Tensor, Tensor, Tensor]
+      return concat([last, multiply(first, first)], 2)
+    },
+    reference: ({ x }) =>
+      rowsOf(Float64Array.from(x), 6).flatMap(([a = 0, b = 0, , d = 0, e = 0, f = 0]) => [d, e, f, a * a, b * b]),
   }),
   operatorCase('Size', 'a product of symbolic lengths', {
     inputs: { x: { ...cube(['batch', 'length', 4]), differentiable: false } },

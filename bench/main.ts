@@ -18,8 +18,11 @@ const targets: readonly Target[] = [
   { figure: 'memory.trainPeakMiB', atMost: 1500 },
 ]
 
+const usage = `Usage: npm run bench -- [${groups.join('|')}] [--json] [--threads N] [--repetitions N]`
+
 function readArguments() {
   const { values, positionals } = parsed()
+  if (values.help) return undefined
   const unknown = positionals.find((name) => !groups.some((group) => group === name))
   if (unknown !== undefined) {
     throw new ClaraError(`There is no benchmark '${unknown}'.`, { expected: `one of ${groups.join(', ')}` })
@@ -35,11 +38,16 @@ function parsed() {
   try {
     return parseArgs({
       allowPositionals: true,
-      options: { json: { type: 'boolean' }, threads: { type: 'string' }, repetitions: { type: 'string' } },
+      options: {
+        help: { type: 'boolean', short: 'h' },
+        json: { type: 'boolean' },
+        threads: { type: 'string' },
+        repetitions: { type: 'string' },
+      },
     })
   } catch (cause) {
     throw new ClaraError(`The command line is wrong: ${(cause as Error).message}`, {
-      hint: 'Usage: npm run bench -- [engine] [--json] [--threads N] [--repetitions N]',
+      hint: usage,
       cause,
     })
   }
@@ -53,8 +61,13 @@ function positive(name: string, given: string | undefined, byDefault: number): n
   return value
 }
 
-try {
-  const { json, threads, repetitions } = readArguments()
+async function main(): Promise<void> {
+  const asked = readArguments()
+  if (!asked) {
+    process.stdout.write(`${usage}\n`)
+    return
+  }
+  const { json, threads, repetitions } = asked
   const file = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url))
   const options = {
     base: file('models/SmolLM2-135M-Instruct.Q4_1.gguf'),
@@ -67,6 +80,10 @@ try {
   }
   const figures = await measureEngine(options, (measuring) => process.stderr.write(`${measuring} ...\n`))
   process.stdout.write(`${json ? JSON.stringify(figures) : showTable(rowsOf(figures, targets))}\n`)
+}
+
+try {
+  await main()
 } catch (error) {
   if (!(error instanceof ClaraError)) throw error
   process.stderr.write(`${error.message}\n`)

@@ -1,3 +1,4 @@
+import { ClaraError } from '../errors.ts'
 import { float32, type HostTensor } from '../graph/dtype.ts'
 import { addOutput, createGraph } from '../graph/graph.ts'
 import { encodeGraph } from '../ops/table.ts'
@@ -31,6 +32,7 @@ export interface Encoder extends AsyncDisposable {
   /**
    * Memory of each document, in order.
    * @param rate Text positions per memory token, where memory is proportional. Default: the model's own.
+   * @throws ClaraError for another rate where the number of memory tokens is fixed.
    */
   encode(documents: readonly EncodedDocument[], options?: { rate?: number; signal?: AbortSignal }): Promise<Memory[]>
   close(): Promise<void>
@@ -61,6 +63,13 @@ export async function openEncoder(options: EncoderOptions): Promise<Encoder> {
   )
   const encoder: Encoder = {
     async encode(documents, { rate = pooling.rate, signal } = {}) {
+      if (!pooling.config.proportional && rate !== pooling.rate) {
+        throw new ClaraError('This model gives every document the same number of memory tokens.', {
+          expected: `its own rate, ${pooling.rate}`,
+          received: String(rate),
+          hint: 'Leave the rate out, or use a model whose memory is proportional to the length.',
+        })
+      }
       const memories = new Array<Memory>(documents.length)
       // documents of like length pad each other least
       const order = documents.map((_, index) => index).sort((a, b) => lengthOf(documents, a) - lengthOf(documents, b))

@@ -70,6 +70,16 @@ export function paraphrasePrompt(slots: readonly PromptText[], variant: number):
   return conversation(prompts.system.paraphrase, user, slots.flat(), '')
 }
 
+/** Asks for the document word for word (auto-encoding); the published code has the task's token, but no prompt for it. */
+export function repeatPrompt(slots: readonly PromptText[]): ChatMessage[] {
+  return conversation(
+    'You are a helpful assistant. Your task is to repeat the background word for word.',
+    'Background:\n{docs}\n\nRepeat the background.',
+    slots.flat(),
+    '',
+  )
+}
+
 /**
  * The same conversation with special tokens recognised in everybody's text, as the published code reads it. For comparing
  * with that code; a document can then forge turns and memory slots.

@@ -14,6 +14,9 @@ export interface LossOptions {
   readonly threads?: number | undefined
 }
 
+/** Prompts with their answers are cut to this many tokens. */
+const LONGEST_PROMPT = 2048
+
 /** Mean loss of the answers' tokens in nats, teacher-forced at fp32, in each of the four modes. */
 export async function answerLosses(model: ClaraModel, options: LossOptions): Promise<Record<ReaderMode, number>> {
   const { config, tokenizer, base } = model
@@ -26,7 +29,7 @@ export async function answerLosses(model: ClaraModel, options: LossOptions): Pro
       compressor.proportional ? Math.max(1, Math.ceil(tokens / options.rate)) : fixedCount,
     differentMemTokens: config.different_mem_tokens,
     memoryInInput: compressor.memory === 'tokens',
-    maxLength: 1024,
+    maxLength: LONGEST_PROMPT,
     questionsPerRow: 6,
   }
   const controls = await controlBatches(options.file, options.passages, sampleOptions, options.rate)
@@ -39,7 +42,7 @@ export async function answerLosses(model: ClaraModel, options: LossOptions): Pro
     memoryTokens: model.memoryTokens,
     firstMemoryToken: model.firstMemoryToken,
     padId: tokenizer.padId,
-    positions: 1024,
+    positions: Math.max(LONGEST_PROMPT, config.doc_max_length + fixedCount + 3),
     dropout: 0,
     mseWeight: 0,
     parameters: model.parameters,

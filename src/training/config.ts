@@ -7,17 +7,25 @@ const stageNames = ['stage1', 'stage1_2', 'stage2', 'stage2_pretrain_retrieval',
 
 /**
  * What a dataset file is used for. `qa-pairs`: one document's questions and answers in one prompt (stage 1). `answer`: a
- * question over one or more documents. `paraphrase`: say the document otherwise (stage 1).
+ * question over one or more documents. `paraphrase`: say the document otherwise (stage 1). `auto-encoding`: repeat a text word
+ * for word (stage 1, ours): any text will do, so passages without questions teach as well.
  */
-const taskNames = ['qa-pairs', 'answer', 'paraphrase'] as const
+const taskNames = ['qa-pairs', 'answer', 'paraphrase', 'auto-encoding'] as const
 
-const dataFile = z.strictObject({
-  /** A .jsonl or .jsonl.gz file. */
-  file: z.string().min(1),
-  task: z.enum(taskNames),
-  /** How often this task is drawn, relative to the others. */
-  weight: z.number().positive().default(1),
-})
+const dataFile = z
+  .strictObject({
+    /** A .jsonl or .jsonl.gz file. */
+    file: z.string().min(1),
+    task: z.enum(taskNames),
+    /** How often this task is drawn, relative to the others. */
+    weight: z.number().positive().default(1),
+    /** Task 'auto-encoding': files of passages or pools whose texts are left out, so that no dev text is trained on. */
+    without: z.array(z.string().min(1)).optional(),
+  })
+  .refine(({ task, without }) => without === undefined || task === 'auto-encoding', {
+    path: ['without'],
+    error: "only the task 'auto-encoding' leaves texts out",
+  })
 export type DataFile = z.output<typeof dataFile>
 
 const count = z.number().int().nonnegative()

@@ -33,3 +33,13 @@ it.each(['mistral-1', 'llama-3'])(
     expect(results.map(({ answer }) => answer)).toEqual(expected.answers.map((answer: string) => answer.trim()))
   },
 )
+
+it('a model whose memory has a fixed length refuses another compression rate', async () => {
+  await using clara = await Clara.load('test/fixtures/parity/mistral-1/checkpoint', { weights: 'fp32' })
+  const own = clara.model.config.compr_rate
+  const [memory] = await clara.compressDocuments(['A fox.'])
+  expect(await clara.compressDocuments(['A fox.'], { rate: own })).toEqual([memory])
+  await expect(clara.compressDocuments(['A fox.'], { rate: own + 1 })).rejects.toThrow(
+    /same number of memory tokens.*its own rate/,
+  )
+})

@@ -64,6 +64,7 @@ describe('the configuration of a training run', () => {
     ['no data', { data: [] }, /data: /],
     ['an unknown task', { data: [{ file: 'a', task: 'poems' }] }, /data\.0\.task: /],
     ['a weight of none', { data: [{ file: 'a', task: 'answer', weight: 0 }] }, /data\.0\.weight: /],
+    ['files left out of another task', { data: [{ file: 'a', task: 'answer', without: ['b'] }] }, /data\.0\.without: /],
     ['a beta of one', { betas: [0.9, 1] }, /betas\.1: /],
     ['several at once', { clip: -1, warmup: 2, nonsense: 1 }, /clip: .*warmup: |nonsense: .*/],
   ])('refuses %s by name', (_, change, message) => {

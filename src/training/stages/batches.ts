@@ -10,6 +10,7 @@ import { ClaraError } from '../../errors.ts'
 import type { DataFile } from '../config.ts'
 import type { StageConfig } from './config.ts'
 import {
+  autoEncodingSample,
   chunkPassage,
   chunksSample,
   paraphraseSample,
@@ -17,6 +18,8 @@ import {
   qaPairsSample,
   type Sample,
   type SampleOptions,
+  stretches,
+  titled,
 } from './samples.ts'
 import type { StageBatch } from './stage1.ts'
 
@@ -93,6 +96,7 @@ const expectedOf: Readonly<Record<DataFile['task'], string>> = {
   'qa-pairs': 'passages with qa, whose answers occur in their text',
   answer: 'questions with candidates, or passages with qa, whose answers occur in their text',
   paraphrase: 'texts with a paraphrase',
+  'auto-encoding': 'passages or questions with candidates',
 }
 
 async function readItems(
@@ -109,9 +113,24 @@ async function readItems(
       sample: (index, at, first, random) => paraphraseSample(element(pairs, index), at, first, random),
     }
   }
-  const records = await loadJsonLines(file.file, z.union([passageSchema, poolQuestionSchema]))
-  const passages = records.flatMap((record) => ('qa' in record ? [record] : []))
-  const pools = records.flatMap((record) => ('candidates' in record ? [record] : []))
+  if (file.task === 'auto-encoding') {
+    const known = new Set((await Promise.all((file.without ?? []).map(readTexts))).flat())
+    const whole = (await readTexts(file.file)).filter((text) => !known.has(text))
+    texts.push(...whole)
+    const pieces = whole.flatMap((text) => stretches(text, options))
+    return {
+      lengths: pieces.map((piece) => piece.length),
+      sample: (index, at, first) => autoEncodingSample(element(pieces, index), at, first),
+    }
+  }
+  const { passages, pools } = await readRecords(file.file)
+  if (pools.length > 0 && passages.length > 0) {
+    throw new ClaraError(`${file.file} mixes passages with questions that have candidates.`, {
+      expected: 'one kind of record a file',
+      received: `${passages.length} passages and ${pools.length} questions`,
+      hint: 'Split the file in two and give each its weight.',
+    })
+  }
   if (file.task === 'answer' && pools.length > 0) {
     texts.push(...new Set(pools.flatMap(({ candidates }) => candidates.map(({ text }) => text))))
     return {
@@ -131,6 +150,22 @@ async function readItems(
     sample: (index, at, first, random, count) =>
       chunksSample(element(chunks, index), chunks, count - 1, at, first, random),
   }
+}
+
+async function readRecords(path: string) {
+  const records = await loadJsonLines(path, z.union([passageSchema, poolQuestionSchema]))
+  return {
+    passages: records.flatMap((record) => ('qa' in record ? [record] : [])),
+    pools: records.flatMap((record) => ('candidates' in record ? [record] : [])),
+  }
+}
+
+/** Every distinct text of a file, with its title where a pool gives one. */
+async function readTexts(path: string): Promise<string[]> {
+  const { passages, pools } = await readRecords(path)
+  return [
+    ...new Set([...passages.map(({ text }) => text), ...pools.flatMap(({ candidates }) => candidates.map(titled))]),
+  ]
 }
 
 function element<Item>(items: readonly Item[], index: number): Item {

@@ -7,6 +7,7 @@ import {
   paraphraseVariants,
   qaPairsPrompt,
   questionAnswerLines,
+  repeatPrompt,
   trainingPrompt,
 } from '../../clara/prompts.ts'
 import type { Random } from '../../data/random.ts'
@@ -53,21 +54,24 @@ const textTokens = ({ text: [start, end] }: EncodedDocument) => end - start
 const slotOf = (document: EncodedDocument, options: SampleOptions) =>
   documentSlot({ count: options.memoryCount(textTokens(document)), differentMemTokens: options.differentMemTokens })
 
+/** Cuts a text into stretches of at most docMaxLength tokens. */
+export function stretches(text: string, { tokenizer, docMaxLength }: SampleOptions): string[] {
+  const ids = tokenizer.encode(text)
+  if (ids.length <= docMaxLength) return [text]
+  return Array.from({ length: Math.ceil(ids.length / docMaxLength) }, (_, index) =>
+    tokenizer.decode(ids.slice(index * docMaxLength, (index + 1) * docMaxLength)).trim(),
+  )
+}
+
 /** Cuts a passage into stretches of at most docMaxLength tokens and gives each the questions whose answer it contains. */
 export function chunkPassage(passage: Pick<Passage, 'text' | 'qa'>, options: SampleOptions): Chunk[] {
-  const { tokenizer, docMaxLength } = options
-  const ids = tokenizer.encode(passage.text)
-  const chunks: Chunk[] = []
-  for (let start = 0; start < ids.length; start += docMaxLength) {
-    const text =
-      ids.length <= docMaxLength ? passage.text : tokenizer.decode(ids.slice(start, start + docMaxLength)).trim()
+  return stretches(passage.text, options).flatMap((text) => {
     const qa = passage.qa.flatMap(({ question, answers }) => {
       const answer = answers.find((candidate) => text.includes(candidate))
       return answer === undefined ? [] : [{ question: question.trim(), answer }]
     })
-    if (qa.length > 0) chunks.push({ text, document: encodeText(text, options), qa })
-  }
-  return chunks
+    return qa.length > 0 ? [{ text, document: encodeText(text, options), qa }] : []
+  })
 }
 
 /** Documents and one row that reads them; document numbers in the row count from `firstDocument`. */
@@ -115,6 +119,18 @@ export function paraphraseSample(
   return { documents: [document], row: packPrompts([prompt], [firstDocument]) }
 }
 
+/** A document repeated word for word, as far as the compressor read it. */
+export function autoEncodingSample(text: string, options: SampleOptions, firstDocument: number): Sample {
+  const document = encodeText(text, options)
+  const messages = repeatPrompt([slotOf(document, options)])
+  const prompt = trainingPrompt(options.tokenizer, messages, text, options.maxLength)
+  return { documents: [document], row: packPrompts([prompt], [firstDocument]) }
+}
+
+/** A pool's document as the compressor reads it: title and text. */
+export const titled = ({ title, text }: { readonly title: string; readonly text: string }): string =>
+  title === '' ? text : `${title}: ${text}`
+
 /**
  * Questions over a chunk and `others` more chunks drawn from the same file, in random order; every chunk's questions count.
  */
@@ -147,7 +163,7 @@ export function poolSample(
   const supporting = question.candidates.filter((candidate) => candidate.supporting)
   const others = random.shuffle(question.candidates.filter((candidate) => !candidate.supporting))
   const chosen = random.shuffle([...supporting, ...others.slice(0, Math.max(0, count - supporting.length))])
-  const documents = chosen.map(({ title, text }) => encodeText(title === '' ? text : `${title}: ${text}`, options))
+  const documents = chosen.map((candidate) => encodeText(titled(candidate), options))
   const pair = { question: question.question.trim(), answer: question.answers[0] ?? '' }
   return answerSample(documents, [pair], options, firstDocument)
 }

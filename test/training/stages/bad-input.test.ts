@@ -80,6 +80,14 @@ describe('a dataset', () => {
     )
   })
 
+  test('that mixes passages with questions that have candidates is an error: one kind would be passed over', async () => {
+    const passage = JSON.stringify({ id: 'a', text: 'A b.', qa: [{ question: 'Q?', answers: ['A'] }] })
+    const candidates = [{ title: '', text: 'A b.', supporting: true }]
+    const pool = JSON.stringify({ id: 'b', question: 'Q?', answers: ['A'], candidates })
+    const file = await data.write('mixed.jsonl', `${passage}\n${pool}\n`)
+    await expect(run(answers(file))).rejects.toThrow(/mixed\.jsonl mixes passages with questions/)
+  })
+
   test('for evaluation needs another passage for the wrong memory', async () => {
     const record = { id: 'a', text: 'A b.', qa: [{ question: 'Q?', answers: ['A'] }] }
     const file = await data.write('single.jsonl', `${JSON.stringify(record)}\n`)

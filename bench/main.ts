@@ -1,14 +1,20 @@
-/** `npm run bench -- [engine] [--json] [--threads N] [--repetitions N]`: measures, and prints a table or one JSON object. */
-import { availableParallelism } from 'node:os'
+/** `npm run bench -- [engine|weights|large]`: measures, and prints a table or one JSON object. */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { availableParallelism, tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { embeddedModel } from '../src/clara/model.ts'
 import { ClaraError } from '../src/errors.ts'
+import { weightKinds } from '../src/model/weight-kinds.ts'
 import { measureEngine } from './engine/engine.ts'
 import { fullSizes } from './engine/sizes.ts'
+import { measureLarge } from './large/large.ts'
 import { rowsOf, showTable, type Target } from './table.ts'
+import { measureWeights, weightsTable } from './weights/weights.ts'
 
-const groups = ['engine'] as const
+const groups = ['engine', 'weights', 'large'] as const
+type Group = (typeof groups)[number]
 
 const targets: readonly Target[] = [
   { figure: 'training.efficiency', atLeast: 0.8 },
@@ -18,7 +24,8 @@ const targets: readonly Target[] = [
   { figure: 'memory.trainPeakMiB', atMost: 1500 },
 ]
 
-const usage = `Usage: npm run bench -- [${groups.join('|')}] [--json] [--threads N] [--repetitions N]`
+const usage = `Usage: npm run bench -- [${groups.join('|')}] [--json] [--threads N] [--repetitions N]
+  large: --checkpoint FOLDER [--weights ${weightKinds.join('|')}] [--low-memory] [--cache FOLDER]`
 
 function readArguments() {
   const { values, positionals } = parsed()
@@ -27,7 +34,19 @@ function readArguments() {
   if (unknown !== undefined) {
     throw new ClaraError(`There is no benchmark '${unknown}'.`, { expected: `one of ${groups.join(', ')}` })
   }
+  const weights = weightKinds.find((kind) => kind === (values.weights ?? 'int4'))
+  if (!weights) {
+    throw new ClaraError('--weights is wrong.', {
+      expected: `one of ${weightKinds.join(', ')}`,
+      received: String(values.weights),
+    })
+  }
   return {
+    group: groups.find((group) => group === positionals[0]) ?? 'engine',
+    checkpoint: values.checkpoint,
+    weights,
+    lowMemory: values['low-memory'] ?? false,
+    cache: values.cache,
     json: values.json ?? false,
     threads: positive('--threads', values.threads, availableParallelism()),
     repetitions: positive('--repetitions', values.repetitions, 5),
@@ -43,6 +62,10 @@ function parsed() {
         json: { type: 'boolean' },
         threads: { type: 'string' },
         repetitions: { type: 'string' },
+        checkpoint: { type: 'string' },
+        weights: { type: 'string' },
+        'low-memory': { type: 'boolean' },
+        cache: { type: 'string' },
       },
     })
   } catch (cause) {
@@ -67,20 +90,67 @@ async function main(): Promise<void> {
     process.stdout.write(`${usage}\n`)
     return
   }
-  const { json, threads, repetitions } = asked
-  const file = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url))
-  const options = {
-    base: file('models/SmolLM2-135M-Instruct.Q4_1.gguf'),
-    tokenizer: file('models'),
-    model: embeddedModel(),
-    passages: file('datasets/squad.dev.jsonl.gz'),
-    threads,
-    repetitions,
-    sizes: fullSizes,
-  }
-  const figures = await measureEngine(options, (measuring) => process.stderr.write(`${measuring} ...\n`))
-  process.stdout.write(`${json ? JSON.stringify(figures) : showTable(rowsOf(figures, targets))}\n`)
+  const report = (measuring: string) => process.stderr.write(`${measuring} ...\n`)
+  const { shown, figures } = await benchmarks[asked.group](asked, report)
+  process.stdout.write(`${asked.json ? JSON.stringify(figures) : shown}\n`)
 }
+
+type Arguments = NonNullable<ReturnType<typeof readArguments>>
+type Report = (measuring: string) => void
+interface Measured {
+  readonly figures: object
+  readonly shown: string
+}
+
+const file = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url))
+
+const benchmarks: Readonly<Record<Group, (asked: Arguments, report: Report) => Promise<Measured>>> = {
+  async engine({ threads, repetitions }, report) {
+    const options = {
+      base: file('models/SmolLM2-135M-Instruct.Q4_1.gguf'),
+      tokenizer: file('models'),
+      model: embeddedModel(),
+      passages: file('datasets/squad.dev.jsonl.gz'),
+      threads,
+      repetitions,
+      sizes: fullSizes,
+    }
+    const figures = await measureEngine(options, report)
+    return { figures, shown: showTable(rowsOf(figures, targets)) }
+  },
+  async weights({ threads, repetitions }, report) {
+    const work = await mkdtemp(join(tmpdir(), 'clara-weights-'))
+    try {
+      const sizes = { passages: file('datasets/squad.dev.jsonl.gz'), documents: 64, newTokens: 64 }
+      const figures = await measureWeights({ model: embeddedModel(), threads, repetitions, work, ...sizes }, report)
+      return { figures, shown: weightsTable(figures) }
+    } finally {
+      await rm(work, { recursive: true, force: true })
+    }
+  },
+  async large({ checkpoint, weights, lowMemory, threads, cache }, report) {
+    if (checkpoint === undefined) {
+      throw new ClaraError('The benchmark needs a model.', {
+        expected: '--checkpoint FOLDER',
+        hint: 'npx tsx scripts/write-random-checkpoint.ts writes one of the published size.',
+      })
+    }
+    const folder = cache ?? (await mkdtemp(join(tmpdir(), 'clara-large-')))
+    try {
+      const options = { checkpoint, weights, lowMemory, threads, cache: folder, memories: 5, newTokens: 16 }
+      const figures = await measureLarge(options, report)
+      return {
+        figures,
+        shown: showTable(rowsOf({ first: figures.first, second: figures.second }, largeTargets(lowMemory))),
+      }
+    } finally {
+      if (cache === undefined) await rm(folder, { recursive: true, force: true })
+    }
+  },
+}
+
+const largeTargets = (lowMemory: boolean): readonly Target[] =>
+  ['first', 'second'].map((start) => ({ figure: `${start}.peakMiB`, atMost: (lowMemory ? 3 : 8) * 1024 }))
 
 try {
   await main()

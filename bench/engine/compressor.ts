@@ -1,6 +1,6 @@
 import { Clara } from '../../src/clara/clara.ts'
 import type { Memory } from '../../src/clara/encoder.ts'
-import type { WeightKind } from '../../src/clara/inference.ts'
+import type { RoleKind } from '../../src/clara/inference.ts'
 import type { ClaraModel } from '../../src/clara/model.ts'
 import { inTurn, median, medianOf } from '../measure.ts'
 
@@ -10,7 +10,7 @@ export interface CompressorFigures {
   /** The least cosine of any memory token made with int8 weights with the same made with float32 weights. */
   readonly minCosine: number
   readonly meanCosine: number
-  readonly documentsPerSecond: Readonly<Record<WeightKind, number>>
+  readonly documentsPerSecond: Readonly<Record<RoleKind, number>>
 }
 
 /** How fast documents are compressed with either kind of weights, and how much the memories differ. */

@@ -8,7 +8,14 @@ import type { Role } from '../../src/lora/adapters.ts'
 import { encodeGraph } from '../../src/ops/table.ts'
 import type { Runtime } from '../../src/runtime/runtime.ts'
 import { comparedTexts } from './encoding.ts'
-import { encodeText, type LoadedCheckpoint, type Parity, parametersOf, publishedCompressor } from './model.ts'
+import {
+  encodeText,
+  type LoadedCheckpoint,
+  type Parity,
+  parametersOf,
+  poolingOf,
+  publishedCompressor,
+} from './model.ts'
 import { tolerances } from './report.ts'
 
 export interface Compressed {
@@ -24,10 +31,11 @@ export async function compress(
   role: Role,
   texts: readonly string[],
 ): Promise<Compressed> {
-  const { model, lora, memory, memoryRows } = checkpoint
+  const { model, lora, memoryRows } = checkpoint
   const documents = texts.map((text) => encodeText(checkpoint, text))
   const graph = createGraph(`compress by ${role}`)
-  const positions = Math.max(...documents.map(({ ids }) => ids.length))
+  const pooling = poolingOf(checkpoint)
+  const positions = Math.max(pooling.width ?? 0, ...documents.map(({ ids }) => ids.length))
   const { memory: result, mseLoss } = compressor(declareBase(graph, model.config, model.vocabulary, positions), {
     role,
     lora,
@@ -38,7 +46,6 @@ export async function compress(
   addOutput(graph, 'memory', result)
   if (mseLoss) addOutput(graph, 'mseLoss', mseLoss)
   await using session = await runtime.open(encodeGraph(graph), model.weights)
-  const pooling = { config: publishedCompressor, rate: checkpoint.config.compr_rate, fixedCount: memory.count }
   const { feeds } = compressorBatch(documents, checkpoint.tokenizer.padId, pooling)
   const results = await session.run({ ...feeds, ...Object.fromEntries(parametersOf(checkpoint, [role])) })
   return { memory: results.memory as HostTensor, mseLoss: Number(results.mseLoss?.data[0]) }

@@ -13,6 +13,9 @@ import { type Compressed, compress } from './compression.ts'
 import { type LoadedCheckpoint, longest, type Parity } from './model.ts'
 import { paraphraseAsIn, rendered } from './prompts.ts'
 
+/** Ids after which the published code cuts a prompt that it answers. */
+const LONGEST_PROMPT = 1024
+
 const texts = z.array(z.string())
 const ids = z.array(z.array(z.number()))
 const textCase = z.object({
@@ -24,7 +27,11 @@ const textCase = z.object({
   ids,
 })
 const answersCase = z.object({ answers: texts, ids })
-const stopCase = z.object({ eos_token_id: z.number().int(), pad_token_id: z.number().int(), ids })
+const stopCase = z.object({
+  eos_token_id: z.union([z.number().int(), z.array(z.number().int())]),
+  pad_token_id: z.number().int(),
+  ids,
+})
 const paraphraseCase = z.object({ documents: z.array(texts), prompts: texts, answers: texts, ids })
 const questionsCase = textCase.omit({ max_new_tokens: true }).extend({ topk_idx: ids })
 
@@ -52,7 +59,7 @@ export async function compareAnswers(parity: Parity): Promise<void> {
   }
   if (fixture.has('generate_stop')) {
     const stop = fixture.value('generate_stop', stopCase)
-    const rows = await write(memory, { stopId: stop.eos_token_id })
+    const rows = await write(memory, { stopIds: [stop.eos_token_id].flat() })
     report.exact('generate_stop.ids', padded(rows, stop.pad_token_id), stop.ids)
   }
 }
@@ -161,13 +168,16 @@ async function greedy(
   checkpoint: LoadedCheckpoint,
   conversations: readonly (readonly ChatMessage[])[],
   memory: HostTensor,
-  { maxNewTokens, stopId = checkpoint.tokenizer.eosId }: { readonly maxNewTokens: number; readonly stopId?: number },
+  {
+    maxNewTokens,
+    stopIds = checkpoint.stopIds,
+  }: { readonly maxNewTokens: number; readonly stopIds?: readonly number[] },
 ): Promise<number[][]> {
   const { tokenizer, model, lora, firstMemoryToken, memoryRows } = checkpoint
   const lastMemoryToken = firstMemoryToken + (memoryRows.dims[0] ?? 0) - 1
   let next = 0
   const prompts = conversations.map((messages) => {
-    const ids = promptIds(tokenizer, withParsedSpecials(messages))
+    const ids = promptIds(tokenizer, withParsedSpecials(messages)).slice(0, LONGEST_PROMPT)
     return { ids, memoryRows: ids.map((id) => (id >= firstMemoryToken && id <= lastMemoryToken ? next++ : -1)) }
   })
   const maxPositions = longest(prompts.map(({ ids }) => ids)) + maxNewTokens
@@ -192,5 +202,5 @@ async function greedy(
       return { decoder, head, embed: (tokens) => gather(embeddingTable(base), tokens) }
     },
   })
-  return await generate(writer, prompts, memory, { maxNewTokens, stopIds: [stopId], padId: tokenizer.padId })
+  return await generate(writer, prompts, memory, { maxNewTokens, stopIds, padId: tokenizer.padId })
 }

@@ -1,10 +1,11 @@
 import { join } from 'node:path'
 import type { BaseModel } from '../../src/clara/base.ts'
-import type { EncodedDocument } from '../../src/clara/batch.ts'
+import { type EncodedDocument, fixedWidth, type PoolingOptions } from '../../src/clara/batch.ts'
 import { MEMORY_ROWS } from '../../src/clara/compressor.ts'
 import { type CompressorConfig, compressorConfig } from '../../src/clara/config.ts'
 import { encodeDocument } from '../../src/clara/prompts.ts'
 import { loadPublishedBase, type PublishedCheckpoint, readPublished } from '../../src/clara/published.ts'
+import { stopTokens } from '../../src/clara/stop-tokens.ts'
 import type { HostTensor } from '../../src/graph/dtype.ts'
 import type { Role } from '../../src/lora/adapters.ts'
 import { openRuntime, type Runtime } from '../../src/runtime/runtime.ts'
@@ -14,6 +15,8 @@ import { createReport, type Report } from './report.ts'
 /** A checkpoint with its base, ready to be put into graphs. */
 export interface LoadedCheckpoint extends PublishedCheckpoint {
   readonly model: BaseModel
+  /** Tokens that end an answer. */
+  readonly stopIds: readonly number[]
 }
 
 /** What every group of comparisons works with. */
@@ -34,7 +37,8 @@ export async function openParity(folder: string): Promise<Parity> {
   const fixture = await openFixture(folder)
   const load = async (name: string): Promise<LoadedCheckpoint> => {
     const checkpoint = await readPublished(join(folder, name))
-    return { ...checkpoint, model: await loadPublishedBase(checkpoint) }
+    const stopIds = await stopTokens(checkpoint.baseFolder, checkpoint.tokenizer)
+    return { ...checkpoint, model: await loadPublishedBase(checkpoint), stopIds }
   }
   const stage1 = await load('checkpoint')
   const stage2 = fixture.has('stage2') ? await load('checkpoint-stage2') : undefined
@@ -53,6 +57,14 @@ export async function openParity(folder: string): Promise<Parity> {
 export function encodeText({ tokenizer, config, memory }: PublishedCheckpoint, text: string): EncodedDocument {
   return encodeDocument(tokenizer, text, { docMaxLength: config.doc_max_length, memory, specials: 'parse' })
 }
+
+/** How documents and questions of a checkpoint become memory. */
+export const poolingOf = ({ config, decoder, memory }: PublishedCheckpoint): PoolingOptions => ({
+  config: publishedCompressor,
+  rate: config.compr_rate,
+  fixedCount: memory.count,
+  width: fixedWidth(decoder, config.doc_max_length, memory.count),
+})
 
 /** Copies of the trainable values of some roles, with the memory-token rows. */
 export function parametersOf(checkpoint: PublishedCheckpoint, wanted: readonly Role[]): Map<string, HostTensor> {

@@ -93,7 +93,7 @@ export interface Result {
 
 export const failures = ({ rows }: Result): number => rows.filter(({ ok }) => !ok).length
 
-/** A row per quantity; the last line counts them. */
+/** A row per quantity, then the quantities that nothing was compared with; the last line counts the rows. */
 export function table(result: Result): string {
   const { rows, notCovered } = result
   const cells = rows.map(({ quantity, error, tolerance, ok, note }) => [
@@ -110,8 +110,8 @@ export function table(result: Result): string {
   const widths = [0, 1, 2].map((column) => Math.max(...all.map((row) => row[column]?.length ?? 0)))
   const lines = all.map((row) => row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join(' | '))
   const [passed, failed] = [rows.length - failures(result), failures(result)]
-  const uncovered = notCovered.length > 0 ? `, ${notCovered.length} not covered` : ''
-  return [...lines, '', `${passed} passed, ${failed} failed${uncovered}`].join('\n')
+  const uncovered = notCovered.length > 0 ? [`${notCovered.length} not covered`] : []
+  return [...lines, '', ...uncovered, `${passed} passed, ${failed} failed`].join('\n')
 }
 
 /** The same as one JSON object; an error of Infinity becomes null. */

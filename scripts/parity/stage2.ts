@@ -15,7 +15,15 @@ import { softmax } from '../../src/ops/normalise.ts'
 import { reduceMax, reduceSum } from '../../src/ops/reduce.ts'
 import { encodeGraph } from '../../src/ops/table.ts'
 import { compress } from './compression.ts'
-import { encodeText, type LoadedCheckpoint, longest, type Parity, parametersOf, publishedCompressor } from './model.ts'
+import {
+  encodeText,
+  type LoadedCheckpoint,
+  longest,
+  type Parity,
+  parametersOf,
+  poolingOf,
+  publishedCompressor,
+} from './model.ts'
 import { comparePrompts, samplesOf, stage2Input } from './prompts.ts'
 import { tolerances } from './report.ts'
 import { compareGradients, compareLogits, readingRows, tailOf } from './stages.ts'
@@ -32,7 +40,7 @@ export async function compareStage2(
   stage: RetrievalStage,
 ): Promise<void> {
   const { fixture, report, runtime } = parity
-  const { tokenizer, memory, memoryRows, config, firstMemoryToken } = checkpoint
+  const { tokenizer, memory, memoryRows, firstMemoryToken } = checkpoint
   const { rows: input, generation_top_k: k, temperature } = fixture.value('stage2.input', stage2Input)
   const expected = fixture.value(stage, losses)
   const prompts = comparePrompts(parity, stage, samplesOf(parity, 'stage2'))
@@ -51,13 +59,13 @@ export async function compareStage2(
     prompts,
     prompts.map(() => k),
   )
-  const positions = longest([...questions, ...rows].map(({ ids }) => ids))
+  const positions = Math.max(poolingOf(checkpoint).width ?? 0, longest([...questions, ...rows].map(({ ids }) => ids)))
   const graph = stage2Graph(checkpoint, { stage, batch, pool, k, temperature, positions })
   await using session = await runtime.open(graph.model, checkpoint.model.weights)
   const isMemory = (id: number) => id >= firstMemoryToken && id < firstMemoryToken + (memoryRows.dims[0] ?? 0)
   const memoryCounts = new Array<number>(batch * k).fill(memory.count)
   const labels = rows.reduce((sum, row) => sum + row.labels.length, 0)
-  const pooling = { config: publishedCompressor, rate: config.compr_rate, fixedCount: memory.count }
+  const pooling = poolingOf(checkpoint)
   const run = (reading: typeof rows) =>
     session.run({
       ...compressorBatch(questions, tokenizer.padId, pooling).feeds,

@@ -200,6 +200,11 @@ export function readPickle(bytes: Uint8Array, rules: PickleRules): PickleValue {
       const module = line()
       stack.push(global(module, line()))
     }, // GLOBAL
+    105: () => {
+      const module = line()
+      global(module, line())
+      throw malformed('an instance of a class')
+    }, // INST, of old protocols: only to refuse it by name
     147: () => {
       const [module, name] = popped(2)
       if (typeof module !== 'string' || typeof name !== 'string') throw malformed('a global whose name is no string')

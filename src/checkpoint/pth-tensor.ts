@@ -77,7 +77,7 @@ export function torchRules(source: string): PickleRules {
     {
       kind: 'function',
       name: 'torch._utils._rebuild_tensor_v2',
-      call([storage, offset, dims, strides]): PickleValue {
+      call([storage, offset, dims, strides, , , bits]): PickleValue {
         if (
           !isStorage(storage) ||
           !isNatural(offset) ||
@@ -86,6 +86,12 @@ export function torchRules(source: string): PickleRules {
           dims.length !== strides.length
         ) {
           throw wrong('it describes a tensor that makes no sense')
+        }
+        // views that PyTorch negates or conjugates only when it reads them
+        if (bits instanceof Map && [...bits.values()].some((bit) => bit !== false)) {
+          throw new ClaraError(`"${source}" holds a tensor whose values are still to be negated or conjugated.`, {
+            hint: 'Save it again as a copy (`.resolve_neg().resolve_conj()`).',
+          })
         }
         const tensor: StoredTensor = { kind: 'tensor', storage, offset, dims, strides }
         return tensor

@@ -1,5 +1,5 @@
 import { ClaraError } from '../errors.ts'
-import type { HostTensor } from '../graph/dtype.ts'
+import type { DType, HostTensor } from '../graph/dtype.ts'
 import { elementCount } from '../graph/dtype.ts'
 import { writeFileAtomic } from './atomic.ts'
 import { narrowToBfloat16, narrowToFloat16 } from './half.ts'
@@ -7,6 +7,12 @@ import { narrowToBfloat16, narrowToFloat16 } from './half.ts'
 export interface SafetensorsWriteOptions {
   /** How float32 tensors are stored, rounded to nearest even; other types are stored as they are. Default `float32`. */
   readonly float?: 'float32' | 'float16' | 'bfloat16'
+}
+
+/** A float32 tensor that is read when its turn comes, so that a model larger than the memory can be written. */
+export interface TensorSource {
+  readonly dims: readonly number[]
+  readonly read: () => Promise<HostTensor>
 }
 
 const storedTypes = {
@@ -41,40 +47,78 @@ const pieceElements = 1 << 20
  */
 export async function writeSafetensors(
   path: string,
-  tensors: ReadonlyMap<string, HostTensor>,
+  tensors: ReadonlyMap<string, HostTensor | TensorSource>,
   metadata: Readonly<Record<string, string>> = {},
   options: SafetensorsWriteOptions = {},
 ): Promise<void> {
   const entries = [...tensors].map(([name, tensor]) => {
-    if (name === '__metadata__')
-      throw new ClaraError('A tensor cannot be named "__metadata__": safetensors keeps that name for itself.')
-    if (tensor.data.length !== elementCount(tensor.dims)) {
-      throw new ClaraError(`Tensor "${name}" does not fit its shape [${tensor.dims}].`, {
-        expected: `${elementCount(tensor.dims)} values`,
-        received: `${tensor.data.length}`,
-      })
-    }
-    const type = storedTypes[tensor.dtype === 'float32' ? (options.float ?? 'float32') : tensor.dtype]
-    return { name, tensor, type, width: elementBytes[type] ?? 1 }
+    const dtype = 'read' in tensor ? 'float32' : tensor.dtype
+    return { ...entryOf({ name, dtype, dims: tensor.dims }, options), tensor }
   })
   // Widest elements first keeps every tensor aligned to its own element size.
   entries.sort((a, b) => b.width - a.width || (a.name < b.name ? -1 : 1))
-  await writeFileAtomic(path, pieces(entries, metadata))
+  const inTurn = async function* () {
+    for (const { tensor } of entries) yield 'read' in tensor ? await tensor.read() : tensor
+  }
+  await writeFileAtomic(path, pieces(entries, inTurn(), metadata))
+}
+
+/** A tensor that is going to be written. */
+export interface PlannedTensor {
+  readonly name: string
+  readonly dtype: DType
+  readonly dims: readonly number[]
+}
+
+/**
+ * Writes tensors that are not in memory together as one safetensors file, atomically.
+ *
+ * @param plan All tensors, in the order in which they come and are stored.
+ * @param tensors Each is dropped once it is written.
+ */
+export async function streamSafetensors(
+  path: string,
+  plan: readonly PlannedTensor[],
+  tensors: AsyncIterable<HostTensor>,
+  metadata: Readonly<Record<string, string>> = {},
+  options: SafetensorsWriteOptions = {},
+): Promise<void> {
+  const entries = plan.map((planned) => entryOf(planned, options))
+  await writeFileAtomic(path, pieces(entries, tensors, metadata))
 }
 
 interface Entry {
   readonly name: string
-  readonly tensor: HostTensor
   readonly type: string
+  readonly dims: readonly number[]
   readonly width: number
 }
 
-function* pieces(entries: readonly Entry[], metadata: Readonly<Record<string, string>>): Generator<Uint8Array> {
+function entryOf({ name, dtype, dims }: PlannedTensor, { float = 'float32' }: SafetensorsWriteOptions): Entry {
+  if (name === '__metadata__')
+    throw new ClaraError('A tensor cannot be named "__metadata__": safetensors keeps that name for itself.')
+  const type = storedTypes[dtype === 'float32' ? float : dtype]
+  return { name, type, dims, width: elementBytes[type] ?? 1 }
+}
+
+async function* pieces(
+  entries: readonly Entry[],
+  tensors: AsyncIterable<HostTensor>,
+  metadata: Readonly<Record<string, string>>,
+): AsyncGenerator<Uint8Array> {
   yield encodedHeader(entries, metadata)
-  for (const { tensor, type } of entries) {
-    const { data } = tensor
-    if (tensor.dtype === 'float32' && type !== 'F32' && data instanceof Float32Array) {
-      const narrow = type === 'F16' ? narrowToFloat16 : narrowToBfloat16
+  let next = 0
+  for await (const { dtype, data } of tensors) {
+    const entry = entries[next++]
+    if (!entry) throw new RangeError('More tensors came than were planned.')
+    if (data.length !== elementCount(entry.dims)) {
+      throw new ClaraError(`Tensor "${entry.name}" does not fit its shape [${entry.dims}].`, {
+        expected: `${elementCount(entry.dims)} values`,
+        received: `${data.length}`,
+      })
+    }
+    if (dtype === 'float32' && entry.type !== 'F32' && data instanceof Float32Array) {
+      const narrow = entry.type === 'F16' ? narrowToFloat16 : narrowToBfloat16
       for (let start = 0; start < data.length; start += pieceElements) {
         yield new Uint8Array(narrow(data.subarray(start, start + pieceElements)).buffer)
       }
@@ -82,15 +126,16 @@ function* pieces(entries: readonly Entry[], metadata: Readonly<Record<string, st
       yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
     }
   }
+  if (next < entries.length) throw new RangeError(`The tensor "${entries[next]?.name}" was planned and did not come.`)
 }
 
 function encodedHeader(entries: readonly Entry[], metadata: Readonly<Record<string, string>>): Uint8Array {
   const described: [string, unknown][] = []
   if (Object.keys(metadata).length > 0) described.push(['__metadata__', metadata])
   let start = 0
-  for (const { name, tensor, type, width } of entries) {
-    const end = start + tensor.data.length * width
-    described.push([name, { dtype: type, shape: tensor.dims, data_offsets: [start, end] }])
+  for (const { name, dims, type, width } of entries) {
+    const end = start + elementCount(dims) * width
+    described.push([name, { dtype: type, shape: dims, data_offsets: [start, end] }])
     start = end
   }
   // fromEntries defines keys, so that even "__proto__" is an ordinary name.

@@ -10,7 +10,8 @@ import type { SafetensorsTensor } from './safetensors-header.ts'
 import { readSafetensorsHeader } from './safetensors-header.ts'
 
 export type { SafetensorsTensor } from './safetensors-header.ts'
-export { writeSafetensors } from './safetensors-write.ts'
+export type { SafetensorsWriteOptions } from './safetensors-write.ts'
+export { type PlannedTensor, streamSafetensors, writeSafetensors } from './safetensors-write.ts'
 
 export interface SafetensorsReadOptions {
   /** Hand out F16 tensors as float16 (raw bits) instead of float32. BF16 always becomes float32. Default false. */
@@ -20,6 +21,8 @@ export interface SafetensorsReadOptions {
 /** An open safetensors file, or a folder of shards seen as one file. */
 export interface SafetensorsFile {
   readonly path: string
+  /** The files behind it: itself, or the shards. */
+  readonly files: readonly string[]
   /** The file's own key-value pairs; of shards, all of them together. */
   readonly metadata: ReadonlyMap<string, string>
   readonly tensors: ReadonlyMap<string, SafetensorsTensor>
@@ -133,7 +136,7 @@ async function openParts(path: string, paths: readonly string[]): Promise<Safete
         tensors.set(name, tensor)
       }
     }
-    return safetensorsFile(path, metadata, tensors, owners, close)
+    return safetensorsFile(path, paths, metadata, tensors, owners, close)
   } catch (error) {
     await close()
     throw error
@@ -142,6 +145,7 @@ async function openParts(path: string, paths: readonly string[]): Promise<Safete
 
 function safetensorsFile(
   path: string,
+  files: readonly string[],
   metadata: ReadonlyMap<string, string>,
   tensors: ReadonlyMap<string, SafetensorsTensor>,
   owners: ReadonlyMap<string, PositionedFile>,
@@ -157,6 +161,7 @@ function safetensorsFile(
   }
   return {
     path,
+    files,
     metadata,
     tensors,
     async read(name, options = {}) {

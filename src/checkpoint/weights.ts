@@ -7,6 +7,7 @@ import type { HostTensor } from '../graph/dtype.ts'
 import type { GgufFile } from './gguf.ts'
 import { openGguf } from './gguf.ts'
 import { llamaConfig, llamaParameterName, uninterleaveHeads } from './gguf-llama.ts'
+import { filesIdentity } from './identity.ts'
 import type { SafetensorsFile } from './safetensors.ts'
 import { indexName, openSafetensors } from './safetensors.ts'
 
@@ -24,6 +25,8 @@ export interface WeightSource {
   dims(name: string): readonly number[]
   /** The parameter as float32. */
   read(name: string): Promise<HostTensor>
+  /** What tells this state of the files from another without reading them whole (see `filesIdentity`). */
+  identity(): Promise<string>
   /** SHA-256 (hex) over names, stored types, shapes and stored bytes; reads the file once, then remembered. */
   fingerprint(): Promise<string>
   close(): Promise<void>
@@ -62,6 +65,7 @@ interface Parameter {
 
 function weightSource(
   path: string,
+  files: readonly string[],
   config: Readonly<Record<string, unknown>>,
   parameters: ReadonlyMap<string, Parameter>,
   close: () => Promise<void>,
@@ -80,6 +84,7 @@ function weightSource(
     has: (name) => parameters.has(name),
     dims: (name) => find(name).dims,
     read: async (name) => find(name).read(),
+    identity: () => filesIdentity(files),
     fingerprint() {
       fingerprint ??= hash(names.map((name) => [name, find(name)]))
       return fingerprint
@@ -110,7 +115,7 @@ async function folderSource(path: string, folder: string): Promise<WeightSource>
       raw: () => file.readRaw(name),
     })
   }
-  return weightSource(path, config, parameters, () => file.close())
+  return weightSource(path, file.files, config, parameters, () => file.close())
 }
 
 async function readFloat(file: SafetensorsFile, name: string): Promise<HostTensor> {
@@ -167,7 +172,7 @@ async function ggufSource(path: string): Promise<WeightSource> {
     }
     const architecture = ggufArchitectures[name as keyof typeof ggufArchitectures]
     const config = await architecture.config(file)
-    const source = weightSource(path, config, architecture.parameters(file, config), () => file.close())
+    const source = weightSource(path, [path], config, architecture.parameters(file, config), () => file.close())
     return { ...source, tokenizerMetadata: new Map([...file.metadata].filter(([key]) => key.startsWith('tokenizer.'))) }
   } catch (error) {
     await file.close()

@@ -2,14 +2,15 @@ import type { WeightSource } from '../checkpoint/weights.ts'
 import { createRandom } from '../data/random.ts'
 import { ClaraError } from '../errors.ts'
 import type { HostTensor } from '../graph/dtype.ts'
-import { type DecoderConfig, linearModules, parseDecoderConfig } from '../model/config.ts'
+import { type DecoderConfig, layerParameters, parseDecoderConfig } from '../model/config.ts'
 import { toShared } from '../runtime/runtime.ts'
+import type { StoredBase } from './layer-stack.ts'
 import { EMBEDDING, HEAD } from './network.ts'
 
 /** A frozen language model in memory, its embedding (and head) resized for CLaRa's tokens. */
 export interface BaseModel {
   readonly config: DecoderConfig
-  /** By checkpoint name, float32, in shared memory. */
+  /** By checkpoint name, float32, in shared memory. Empty where they are `stored`. */
   readonly weights: ReadonlyMap<string, HostTensor>
   /** Rows of the embedding. */
   readonly vocabulary: number
@@ -18,6 +19,8 @@ export interface BaseModel {
   /** Mean L2 norm of the base's own embedding rows. */
   readonly embeddingNorm: number
   readonly fingerprint: string
+  /** The weights in the form that a stack of layers runs on, where they are not in `weights`. */
+  readonly stored?: StoredBase
 }
 
 export interface LoadBaseOptions {
@@ -34,44 +37,61 @@ export async function loadBase(source: WeightSource, options: LoadBaseOptions): 
   const config = parseDecoderConfig(source.config)
   const weights = new Map<string, HostTensor>()
   const read = async (name: string, dims: readonly number[]) => {
-    const tensor = await source.read(name)
-    if (tensor.dims.join() !== dims.join()) {
-      throw new ClaraError(`The parameter '${name}' of ${source.path} has the wrong shape.`, {
-        expected: `[${dims.join(', ')}], which the model's configuration says`,
-        received: `[${tensor.dims.join(', ')}]`,
-      })
-    }
-    weights.set(name, toShared(tensor))
+    weights.set(name, toShared(await readParameter(source, name, dims)))
   }
-  const hidden = config.hidden_size
   for (let layer = 0; layer < config.num_hidden_layers; layer++) {
-    const prefix = `model.layers.${layer}`
-    for (const [module, dims] of linearModules(config)) await read(`${prefix}.${module}.weight`, dims)
-    await read(`${prefix}.input_layernorm.weight`, [hidden])
-    await read(`${prefix}.post_attention_layernorm.weight`, [hidden])
+    for (const [name, dims] of layerParameters(config)) await read(`model.layers.${layer}.${name}`, dims)
   }
-  await read('model.norm.weight', [hidden])
-
-  const embedding = await source.read(EMBEDDING)
-  checkVocabulary(source, embedding, options)
-  const norm = meanRowNorm(embedding.data as Float32Array, options.baseVocabulary, hidden)
-  const random = createRandom(options.seed ?? 0)
-  weights.set(EMBEDDING, resized(embedding, options, norm, random.normal))
-  if (!config.tie_word_embeddings) {
-    const head = await source.read(HEAD)
-    weights.set(
-      HEAD,
-      resized(head, options, meanRowNorm(head.data as Float32Array, options.baseVocabulary, hidden), random.normal),
-    )
-  }
+  await read('model.norm.weight', [config.hidden_size])
+  const { embeddingNorm, embedding, head } = await readTables(source, config, options)
+  weights.set(EMBEDDING, embedding)
+  if (head) weights.set(HEAD, head)
   return {
     config,
     weights,
     vocabulary: options.vocabulary,
     baseVocabulary: options.baseVocabulary,
-    embeddingNorm: norm,
+    embeddingNorm,
     fingerprint: await source.fingerprint(),
   }
+}
+
+/**
+ * One parameter of a base, float32.
+ * @throws ClaraError when it is missing or has another shape.
+ */
+export async function readParameter(source: WeightSource, name: string, dims: readonly number[]): Promise<HostTensor> {
+  const tensor = await source.read(name)
+  if (tensor.dims.join() === dims.join()) return tensor
+  throw new ClaraError(`The parameter '${name}' of ${source.path} has the wrong shape.`, {
+    expected: `[${dims.join(', ')}], which the model's configuration says`,
+    received: `[${tensor.dims.join(', ')}]`,
+  })
+}
+
+/** Mean L2 norm of the embedding rows that the base brought. */
+export async function readEmbeddingNorm(source: WeightSource, options: LoadBaseOptions): Promise<number> {
+  const table = await source.read(EMBEDDING)
+  checkVocabulary(source, table, options)
+  return meanRowNorm(table.data as Float32Array, options.baseVocabulary, table.dims[1] ?? 0)
+}
+
+/** Embedding and head (undefined where it is the embedding), with rows for CLaRa's tokens. */
+export async function readTables(
+  source: WeightSource,
+  config: DecoderConfig,
+  options: LoadBaseOptions,
+): Promise<{ readonly embedding: HostTensor; readonly head: HostTensor | undefined; readonly embeddingNorm: number }> {
+  const random = createRandom(options.seed ?? 0)
+  const read = async (name: string) => {
+    const table = await source.read(name)
+    checkVocabulary(source, table, options)
+    const norm = meanRowNorm(table.data as Float32Array, options.baseVocabulary, config.hidden_size)
+    return { norm, table: resized(table, options, norm, random.normal) }
+  }
+  const embedding = await read(EMBEDDING)
+  const head = config.tie_word_embeddings ? undefined : await read(HEAD)
+  return { embedding: embedding.table, head: head?.table, embeddingNorm: embedding.norm }
 }
 
 function checkVocabulary(source: WeightSource, embedding: HostTensor, { baseVocabulary }: LoadBaseOptions): void {

@@ -1,5 +1,6 @@
 import { ClaraError } from '../errors.ts'
 import { float32, type HostTensor, int64 } from '../graph/dtype.ts'
+import type { DecoderConfig } from '../model/config.ts'
 import type { CompressorConfig } from './config.ts'
 
 /** Added to the score of a pair of positions that may not see each other. */
@@ -30,6 +31,22 @@ export interface PoolingOptions {
   readonly fixedCount: number
   /** Rarity of every token (memory 'salient'). */
   readonly idf?: Float32Array | undefined
+  /** Positions that the documents count as, which end with the last (see {@link fixedWidth}). Default: those of the longest. */
+  readonly width?: number | undefined
+}
+
+/**
+ * Positions that every document counts as where rotations depend on the length of a whole batch ('longrope', with documents
+ * that may pass its first length): a document of full length, as the published code pads them, so that a memory does not
+ * hang on the documents beside it. Undefined where there is no such dependence.
+ */
+export function fixedWidth(
+  { rope_scaling: scaling }: DecoderConfig,
+  docMaxLength: number,
+  memoryTokens: number,
+): number | undefined {
+  const width = docMaxLength + 3 + memoryTokens
+  return scaling?.rope_type === 'longrope' && width > scaling.original_max_position_embeddings ? width : undefined
 }
 
 /** Pads documents on the left to one length and lists where their memory comes from. */
@@ -53,7 +70,8 @@ export function compressorBatch(
       bias.fill(0, line + start, line + (bidirectional ? length : query + 1))
     }
   })
-  const positions = Array.from({ length: count * length }, (_, index) => index % length)
+  const first = Math.max(0, (options.width ?? 0) - length)
+  const positions = Array.from({ length: count * length }, (_, index) => first + (index % length))
   const feeds: Feeds = {
     ids: int64(ids, [count, length]),
     positions: int64(positions, [count, length]),

@@ -1,21 +1,14 @@
 import { createRandom } from '../data/random.ts'
 import { ClaraError } from '../errors.ts'
 import type { HostTensor } from '../graph/dtype.ts'
-import type { Role } from '../lora/adapters.ts'
-import { factorName } from '../lora/adapters.ts'
-import { openCachedModel } from '../model/cached.ts'
 import { type GenerationPrompt, generateTokens, type LanguageModel } from '../model/generate.ts'
 import type { SamplingOptions } from '../model/sampling.ts'
-import { gather } from '../ops/indexing.ts'
+import type { WeightKind } from '../model/weight-kinds.ts'
 import { type Device, openRuntime, type Runtime } from '../runtime/runtime.ts'
 import type { ChatMessage } from '../tokenizer/types.ts'
-import { loraSize, memoryLength } from './config.ts'
 import { type EncodedText, encodeText } from './document.ts'
-import { type Encoder, joinMemories, type Memory, openEncoder } from './encoder.ts'
-import { inferenceRole, type WeightKind } from './inference.ts'
+import { type Encoder, joinMemories, type Memory } from './encoder.ts'
 import { type ClaraModel, embeddedModel } from './model.ts'
-import { embeddingTable } from './network.ts'
-import { openModel } from './open.ts'
 import {
   answerPrompt,
   documentSlot,
@@ -24,7 +17,9 @@ import {
   paraphraseVariants,
   promptIds,
 } from './prompts.ts'
+import { openRoles } from './roles.ts'
 import { memorySimilarity } from './similarity.ts'
+import { openInferenceModel } from './stored-model.ts'
 import { hardTopK, requirePool } from './topk.ts'
 
 export interface LoadOptions {
@@ -32,8 +27,19 @@ export interface LoadOptions {
   readonly device?: Device
   /** Threads. Default: all cores. */
   readonly threads?: number
-  /** How weights are held. Default: `int8`, which answers faster; `fp32` gives the published numbers. */
+  /** The base model: a folder, or a .gguf file for a model folder. Default: the one that the model's configuration names. */
+  readonly base?: string | undefined
+  /**
+   * How weights are held. Default: `int8`, which answers faster; `fp32` gives the published numbers; `fp16` and `int4` take
+   * less memory (docs/quantisation.md).
+   */
   readonly weights?: WeightKind
+  /** Whether only one layer's weights are in memory at a time: slow, for models that do not fit otherwise. Default: false. */
+  readonly lowMemory?: boolean
+  /** Folder for weights that were quantised once. Default: CLARA_CACHE, else `clara-ts` in XDG_CACHE_HOME or ~/.cache. */
+  readonly cache?: string | undefined
+  /** Told, in a sentence, when such a file is written, and why. */
+  readonly onNotice?: ((message: string) => void) | undefined
 }
 
 export interface AnswerOptions {
@@ -63,8 +69,7 @@ export interface CompressOptions {
   readonly signal?: AbortSignal
 }
 
-/** Longest sequence that the generator is opened for. */
-const MAX_POSITIONS = 4096
+const DEFAULT_WEIGHTS: WeightKind = 'int8'
 
 /**
  * A CLaRa model ready to use: it compresses documents into memory tokens, scores them against questions in the same space,
@@ -98,18 +103,19 @@ export class Clara implements AsyncDisposable {
    * @throws ClaraError when files are missing or damaged, or the device is not there.
    */
   static async load(folder: string = embeddedModel(), options: LoadOptions = {}): Promise<Clara> {
-    return Clara.open(await openModel(folder), options)
+    const { base, cache, onNotice, ...rest } = options
+    const { weights: kind = DEFAULT_WEIGHTS, lowMemory = false } = rest
+    const store = { kind, lowMemory, folder: cache, onNotice }
+    return Clara.open(await openInferenceModel(folder, { base }, store), rest)
   }
 
   /** Makes a model that is already in memory ready to use. */
-  static async open(model: ClaraModel, { weights = 'int8', ...runtimeOptions }: LoadOptions = {}): Promise<Clara> {
+  static async open(model: ClaraModel, options: Omit<LoadOptions, 'base' | 'cache' | 'onNotice'> = {}): Promise<Clara> {
+    const { weights = DEFAULT_WEIGHTS, lowMemory = false, ...runtimeOptions } = options
     const runtime = await openRuntime(runtimeOptions)
     try {
-      const encoder = await openRole(model, runtime, 'encoder_adapter', weights)
-      // until stage 3 has trained one, the compressor reads questions too
-      const hasReasoner = model.parameters.has(factorName(0, 'self_attn.q_proj', 'A', 'query_reasoner_adapter'))
-      const queryReasoner = hasReasoner ? await openRole(model, runtime, 'query_reasoner_adapter', weights) : encoder
-      return new Clara(model, runtime, encoder, queryReasoner, await openGenerator(model, runtime, weights))
+      const { encoder, queryReasoner, generator } = await openRoles(model, runtime, { kind: weights, lowMemory })
+      return new Clara(model, runtime, encoder, queryReasoner, generator)
     } catch (error) {
       await runtime.close()
       throw error
@@ -320,7 +326,7 @@ export class Clara implements AsyncDisposable {
       memories.length > 0 ? joinMemories(memories, base.config.hidden_size) : undefined
     return generateTokens(this.#generator, placed, memory, {
       maxNewTokens: options.maxNewTokens ?? config.max_new_tokens,
-      stopIds: [tokenizer.eosId],
+      stopIds: this.model.stopIds ?? [tokenizer.eosId],
       padId: tokenizer.padId,
       ...(options.sampling ? { sampling: options.sampling } : {}),
       ...(options.signal ? { signal: options.signal } : {}),
@@ -348,62 +354,5 @@ function regroup<Item>(flat: readonly Item[], like: readonly (readonly unknown[]
   return like.map(({ length }) => {
     offset += length
     return flat.slice(offset - length, offset)
-  })
-}
-
-async function openRole(model: ClaraModel, runtime: Runtime, role: Role, kind: WeightKind): Promise<Encoder> {
-  const { base, config, parameters, tokenizer, idf, memoryTokens } = model
-  const layers = config.compressor.compressorLayers ?? base.config.num_hidden_layers
-  const prepared = await inferenceRole({
-    runtime,
-    base,
-    adapters: parameters,
-    role,
-    size: loraSize(config),
-    layers,
-    kind,
-    head: false,
-  })
-  return openEncoder({
-    runtime,
-    base,
-    role: prepared,
-    parameters,
-    pooling: { config: config.compressor, rate: config.compr_rate, fixedCount: memoryLength(config), idf },
-    memoryTokens,
-    padId: tokenizer.padId,
-    positions: config.doc_max_length + memoryLength(config) + 16,
-  })
-}
-
-async function openGenerator(model: ClaraModel, runtime: Runtime, kind: WeightKind): Promise<LanguageModel> {
-  const { base, config, parameters, tokenizer } = model
-  const { max_position_embeddings: longest, sliding_window: window } = base.config
-  // within its window a sliding attention is a full one
-  const maxPositions = Math.min(MAX_POSITIONS, longest, window ?? longest)
-  const role = await inferenceRole({
-    runtime,
-    base,
-    adapters: parameters,
-    role: 'decoder_adapter',
-    size: loraSize(config),
-    layers: base.config.num_hidden_layers,
-    kind,
-    head: true,
-  })
-  return openCachedModel({
-    runtime,
-    config: base.config,
-    maxPositions,
-    padId: tokenizer.padId,
-    weights: role.weights,
-    parts: (graph) => {
-      const declared = role.declare(graph, maxPositions)
-      return {
-        decoder: declared.decoder,
-        head: declared.head,
-        embed: (ids) => gather(embeddingTable(declared.base), ids),
-      }
-    },
   })
 }

@@ -50,6 +50,7 @@ export const claraConfig = z.strictObject({
   compr_rate: z.number().positive().describe('Text positions per memory token'),
   doc_max_length: z.number().int().positive().describe('Longest document, in tokens; longer ones are truncated'),
   different_mem_tokens: z.boolean().default(true).describe('A memory token per slot instead of one repeated'),
+  kbtc_training: z.boolean().optional().describe('The published code trained with a token <KBTC>. Default: false'),
   lora_r: z.number().int().positive().default(16).describe('Rank of the adapters'),
   lora_alpha: z.number().positive().optional().describe("Numerator of the adapters' scale. Default: 2 * lora_r"),
   generation_top_k: z.number().int().positive().default(5).describe('Documents the generator reads'),

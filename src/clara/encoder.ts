@@ -4,7 +4,7 @@ import { addOutput, createGraph } from '../graph/graph.ts'
 import { encodeGraph } from '../ops/table.ts'
 import type { Runtime } from '../runtime/runtime.ts'
 import type { BaseModel } from './base.ts'
-import { compressorBatch, type EncodedDocument, type PoolingOptions } from './batch.ts'
+import { type CompressorBatch, compressorBatch, type EncodedDocument, type PoolingOptions } from './batch.ts'
 import { compressor, MEMORY_ROWS, SALIENT } from './compressor.ts'
 import type { InferenceRole } from './inference.ts'
 
@@ -61,6 +61,30 @@ export async function openEncoder(options: EncoderOptions): Promise<Encoder> {
       return value ? [[name, value]] : []
     }),
   )
+  return batchedEncoder({
+    pooling,
+    padId,
+    width: base.config.hidden_size,
+    async compress({ feeds }) {
+      const { memory } = await session.run({ ...feeds, ...learned })
+      return memory?.data as Float32Array
+    },
+    close: () => session.close(),
+  })
+}
+
+export interface BatchedEncoderOptions {
+  readonly pooling: PoolingOptions
+  readonly padId: number
+  /** Numbers of a memory token. */
+  readonly width: number
+  /** Memory of all documents of a batch, one after the other. */
+  readonly compress: (batch: CompressorBatch) => Promise<Float32Array>
+  readonly close: () => Promise<void>
+}
+
+/** An encoder that compresses documents of like length together. */
+export function batchedEncoder({ pooling, padId, width, compress, close }: BatchedEncoderOptions): Encoder {
   const encoder: Encoder = {
     async encode(documents, { rate = pooling.rate, signal } = {}) {
       if (!pooling.config.proportional && rate !== pooling.rate) {
@@ -81,19 +105,17 @@ export async function openEncoder(options: EncoderOptions): Promise<Encoder> {
           padId,
           { ...pooling, rate },
         )
-        const result = await session.run({ ...batch.feeds, ...learned })
-        const data = result['memory']?.data as Float32Array
+        const data = await compress(batch)
         let offset = 0
         indices.forEach((index, place) => {
           const count = batch.memoryCounts[place] ?? 0
-          const width = base.config.hidden_size
           memories[index] = { tokens: data.slice(offset, offset + count * width), shape: [count, width] }
           offset += count * width
         })
       }
       return memories
     },
-    close: () => session.close(),
+    close,
     [Symbol.asyncDispose]: () => encoder.close(),
   }
   return encoder

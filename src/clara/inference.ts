@@ -2,22 +2,21 @@ import type { HostTensor } from '../graph/dtype.ts'
 import type { Graph, Tensor } from '../graph/graph.ts'
 import { addWeight } from '../graph/graph.ts'
 import { factorName, type LoraSize, type Role } from '../lora/adapters.ts'
-import { linearModules } from '../model/config.ts'
-import { type Decoder, jointModules } from '../model/decoder.ts'
+import { inputModules, linearModules } from '../model/config.ts'
+import type { Decoder } from '../model/decoder.ts'
 import { int8Name, joinRows, type LowRankUpdate, quantiseWeights, scalesName } from '../model/quantise.ts'
 import { multipliesBytesExactly, rotatedDecoder, rotatedWeights } from '../model/rotated.ts'
 import { split } from '../ops/layout.ts'
 import { linear } from '../ops/matmul.ts'
-import { matmulInt8, QUANTISATION_BLOCK } from '../ops/quantised.ts'
+import { matmulBlocks, QUANTISATION_BLOCK } from '../ops/quantised.ts'
 import type { Runtime } from '../runtime/runtime.ts'
 import type { BaseModel } from './base.ts'
 import { type Base, declareBase, declareRole, EMBEDDING, HEAD, headTable } from './network.ts'
 
 const weightName = (layer: number, module: string) => `model.layers.${layer}.${module}.weight`
 
-/** How the weights of the linear layers are held: as they are, or as 8-bit integers. */
-export const weightKinds = ['fp32', 'int8'] as const
-export type WeightKind = (typeof weightKinds)[number]
+/** How the linear layers of a role in a session of its own are held: as they are, or as 8-bit integers. */
+export type RoleKind = 'fp32' | 'int8'
 
 /** One role of a model made ready for inference: how to declare it in a graph, and the weights that stand behind it. */
 export interface InferenceRole {
@@ -37,7 +36,7 @@ export interface InferenceOptions {
   readonly role: Role | undefined
   readonly size: LoraSize
   readonly layers: number
-  readonly kind: WeightKind
+  readonly kind: RoleKind
   /** Whether the output head will be used: such a role writes token by token, one without reads whole documents. */
   readonly head: boolean
 }
@@ -108,7 +107,7 @@ async function blockRole(options: InferenceOptions): Promise<InferenceRole> {
   if (options.head) take(headName)
   const quantised = await quantiseWeights(options.runtime, linears, lowRankUpdates(options))
   for (let layer = 0; layer < layers; layer++) {
-    for (const joint of Object.values(jointModules)) joinWeights(quantised, layer, joint)
+    for (const joint of Object.values(inputModules(base.config))) joinWeights(quantised, layer, joint)
   }
   return {
     weights: new Map([...base.weights, ...quantised]),
@@ -117,7 +116,7 @@ async function blockRole(options: InferenceOptions): Promise<InferenceRole> {
       const product = (rows: Tensor, name: string, out: number, input: number) => {
         const blocks = input / QUANTISATION_BLOCK
         const weight = addWeight(graph, int8Name(name), 'uint8', [out, blocks, QUANTISATION_BLOCK])
-        return matmulInt8(rows, weight, addWeight(graph, scalesName(name), 'float32', [out, blocks]))
+        return matmulBlocks(rows, weight, addWeight(graph, scalesName(name), 'float32', [out, blocks]))
       }
       const dimsOf = (module: string) => {
         const dims = modules.get(module)

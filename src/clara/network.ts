@@ -1,11 +1,13 @@
+import { int64 } from '../graph/dtype.ts'
 import { addConstant, addInput, addWeight, type Graph, type Tensor } from '../graph/graph.ts'
 import { addDims, type Dim, multiplyDims } from '../graph/shape.ts'
-import { adapterShapes, factorName, type LoraSize, loraLinear, type Role } from '../lora/adapters.ts'
-import { type DecoderConfig, linearModules } from '../model/config.ts'
+import { adapterShapes, addLowRank, factorName, type LoraSize, type Role } from '../lora/adapters.ts'
+import { type DecoderConfig, layerParameters, linearModules, slidingWindow } from '../model/config.ts'
 import type { Decoder } from '../model/decoder.ts'
-import { rotaryTables } from '../model/rotary.ts'
+import { declareRotary } from '../model/rotary.ts'
 import { multiply } from '../ops/elementwise.ts'
 import { reshape, slice } from '../ops/layout.ts'
+import { linear } from '../ops/matmul.ts'
 import { dimAt } from '../ops/operator.ts'
 
 /** The frozen language model inside one graph: each weight is declared when it is first used, and once. */
@@ -15,7 +17,10 @@ export interface Base {
   /** Rows of the embedding, special tokens included. */
   readonly vocabulary: number
   readonly weight: (name: string, dims: readonly number[]) => Tensor
-  readonly rotary: { readonly cos: Tensor; readonly sin: Tensor }
+  /** The product of rows with a linear layer's weight [out, in]. */
+  readonly linear: (rows: Tensor, name: string, dims: readonly number[]) => Tensor
+  /** What a decoder of any role needs to know of places: rotary tables and sliding windows. */
+  readonly places: Pick<Decoder, 'rotary' | 'window'>
 }
 
 /**
@@ -32,20 +37,27 @@ export function declareBase(
   placement: 'session' | 'fed' = 'session',
 ): Base {
   const declared = new Map<string, Tensor>()
-  const tables = rotaryTables(config, positions)
+  const weight = (name: string, dims: readonly number[]) => {
+    const known = declared.get(name)
+    if (known) return known
+    const tensor =
+      placement === 'fed' ? addInput(graph, name, 'float32', dims) : addWeight(graph, name, 'float32', dims)
+    declared.set(name, tensor)
+    return tensor
+  }
   return {
     graph,
     config,
     vocabulary,
-    weight(name, dims) {
-      const known = declared.get(name)
-      if (known) return known
-      const tensor =
-        placement === 'fed' ? addInput(graph, name, 'float32', dims) : addWeight(graph, name, 'float32', dims)
-      declared.set(name, tensor)
-      return tensor
+    weight,
+    linear: (rows, name, dims) => linear(rows, weight(name, dims)),
+    places: {
+      rotary: declareRotary(graph, config, positions),
+      window(layer) {
+        const window = slidingWindow(config, layer)
+        return window !== undefined && window < positions ? addConstant(graph, int64([window], [])) : undefined
+      },
     },
-    rotary: { cos: addConstant(graph, tables.cos), sin: addConstant(graph, tables.sin) },
   }
 }
 
@@ -93,22 +105,24 @@ export function declareRole(
       )
     }
   }
-  const shapes = linearModules(config)
+  const [shapes, inLayer] = [linearModules(config), layerParameters(config)]
   const scale = options ? options.size.alpha / options.size.rank : 1
   const dropped = dropoutOf(options?.dropout)
   const decoder: Decoder = {
     config,
-    rotary: base.rotary,
-    norm: (name) => base.weight(name, [config.hidden_size]),
+    ...base.places,
+    norm: (name) => base.weight(name, inLayer.get(name.replace(/^model\.layers\.\d+\./, '')) ?? [config.hidden_size]),
+    bias(layer, module) {
+      const dims = inLayer.get(`${module}.bias`)
+      return dims && base.weight(`model.layers.${layer}.${module}.bias`, dims)
+    },
     project(rows, layer, module) {
       const dims = shapes.get(module)
       if (!dims) throw new RangeError(`No linear layer is named '${module}'.`)
-      const weight = base.weight(`model.layers.${layer}.${module}.weight`, dims)
+      const product = base.linear(rows, `model.layers.${layer}.${module}.weight`, dims)
       const a = role && parameters.get(factorName(layer, module, 'A', role))
       const b = role && parameters.get(factorName(layer, module, 'B', role))
-      return a && b
-        ? loraLinear(rows, weight, { a, b }, scale, dropped(rows))
-        : loraLinear(rows, weight, undefined, scale)
+      return a && b ? addLowRank(product, dropped(rows), { a, b }, scale) : product
     },
   }
   return { decoder, parameters }

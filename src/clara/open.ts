@@ -1,47 +1,61 @@
-import { createHash } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { openWeights } from '../checkpoint/weights.ts'
 import type { HostTensor } from '../graph/dtype.ts'
 import { MEMORY_ROWS } from './compressor.ts'
-import { claraConfig, memoryLength } from './config.ts'
-import { type ClaraModel, loadModel } from './model.ts'
+import { memoryLength } from './config.ts'
+import { type ClaraModel, loadModel, type ModelOptions } from './model.ts'
+import { modelFingerprint, SPECIAL_HEAD_ROWS, SPECIAL_ROWS } from './model-folder.ts'
+import { EMBEDDING, HEAD } from './network.ts'
 import { loadPublishedBase, type PublishedCheckpoint, readPublished } from './published.ts'
+import { layoutOf, settingsOf } from './published-config.ts'
+import { ownTables } from './published-tables.ts'
+import { stopTokens } from './stop-tokens.ts'
 
-/** Opens a model folder of ours, or a checkpoint in the published layout, which names its base in `decoder_model_name`. */
-export async function openModel(folder: string): Promise<ClaraModel> {
-  const text = await readFile(join(folder, 'config.json'), 'utf8').catch(() => '')
-  return text.includes('"decoder_model_name"') ? publishedModel(await readPublished(folder)) : loadModel(folder)
-}
-
-async function publishedModel(checkpoint: PublishedCheckpoint): Promise<ClaraModel> {
-  const { config: published, memory, tokenizer, lora } = checkpoint
+/**
+ * Opens a model folder of ours, or a checkpoint in the published layout, which names its base in `decoder_model_name`.
+ * @throws ClaraError when a file is missing, damaged, or belongs to another base.
+ */
+export async function openModel(folder: string, options: ModelOptions = {}): Promise<ClaraModel> {
+  if ((await layoutOf(folder)) !== 'published') return loadModel(folder, options)
+  const checkpoint = await readPublished(folder, options)
+  const { tokenizer, memory, firstMemoryToken, config: published } = checkpoint
+  const config = settingsOf(published)
+  const tensors = await checkpointTensors(checkpoint)
   const base = await loadPublishedBase(checkpoint)
-  const parameters = new Map<string, HostTensor>()
-  for (const adapter of checkpoint.adapters.values()) for (const [name, value] of adapter) parameters.set(name, value)
-  parameters.set(MEMORY_ROWS, checkpoint.memoryRows)
-  const config = claraConfig.parse({
-    compr_rate: published.compr_rate,
-    doc_max_length: published.doc_max_length,
-    different_mem_tokens: published.different_mem_tokens,
-    lora_r: lora.rank,
-    lora_alpha: lora.alpha,
-    generation_top_k: published.generation_top_k,
-    max_new_tokens: published.max_new_tokens,
-  })
-  const hash = createHash('sha256').update(base.fingerprint).update(JSON.stringify(config))
-  for (const name of [...parameters.keys()].sort()) {
-    const { data } = parameters.get(name) as HostTensor
-    hash.update(name).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
-  }
+  const inTables = [SPECIAL_ROWS, SPECIAL_HEAD_ROWS, EMBEDDING, HEAD]
   return {
     base,
     tokenizer,
-    firstMemoryToken: checkpoint.firstMemoryToken,
+    firstMemoryToken,
     memoryTokens: memory.differentMemTokens ? memoryLength(config) : 1,
     config,
-    parameters,
+    parameters: new Map([...tensors].filter(([name]) => !inTables.includes(name))),
     idf: undefined,
+    stopIds: await stopTokens(checkpoint.baseFolder, tokenizer),
     stage: published.training_stage,
-    fingerprint: hash.digest('hex'),
+    fingerprint: modelFingerprint(base.fingerprint, config, tensors),
   }
+}
+
+/**
+ * All that a model folder of the same model holds: the adapters (a copied query reasoner left out), the memory rows, the rows of all added
+ * tokens, and tables that are not the base's.
+ */
+export async function checkpointTensors(checkpoint: PublishedCheckpoint): Promise<ReadonlyMap<string, HostTensor>> {
+  const { embedding, head, tokenizer } = checkpoint
+  const tensors = new Map<string, HostTensor>()
+  for (const [role, adapter] of checkpoint.adapters) {
+    if (role === 'query_reasoner_adapter' && !checkpoint.hasQueryReasoner) continue
+    for (const [name, value] of adapter) tensors.set(name, value)
+  }
+  tensors.set(MEMORY_ROWS, checkpoint.memoryRows)
+  const baseVocabulary = tokenizer.baseVocabularySize
+  tensors.set(SPECIAL_ROWS, rowsFrom(embedding, baseVocabulary))
+  if (head) tensors.set(SPECIAL_HEAD_ROWS, rowsFrom(head, baseVocabulary))
+  await using source = await openWeights(checkpoint.baseFolder)
+  for (const [name, table] of await ownTables({ ...checkpoint, baseVocabulary }, source)) tensors.set(name, table)
+  return tensors
+}
+
+function rowsFrom({ dims: [rows = 0, width = 0], data }: HostTensor, first: number): HostTensor {
+  return { dtype: 'float32', dims: [rows - first, width], data: data.slice(first * width) }
 }

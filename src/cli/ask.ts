@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { printable, wrap } from './terminal.ts'
 import type { VerbContext } from './verb.ts'
+import { weightFlags, weightOptions } from './weights.ts'
 
 export const summary = 'Answer a question from text files'
 
@@ -19,7 +20,15 @@ export const options = z.strictObject({
     .min(1)
     .optional()
     .describe("Longest answer, in tokens. Default: the model's own limit"),
-  model: z.string().optional().describe('Folder of a model. Default: the model that comes with clara'),
+  model: z
+    .string()
+    .optional()
+    .describe('Folder of a model, or of a published checkpoint. Default: the model that comes with clara'),
+  base: z
+    .string()
+    .optional()
+    .describe("Folder of the base model. Default: where the model's configuration says, or in the Hugging Face cache"),
+  ...weightFlags,
 })
 
 export const positionals = ['question', 'files']
@@ -34,7 +43,7 @@ export async function run(values: z.infer<typeof options>, context: VerbContext)
   const { signal, style } = context
   const documents = await readDocuments(values.files)
   context.status('loading the model')
-  await using clara = await Clara.load(values.model)
+  await using clara = await Clara.load(values.model, { base: values.base, ...weightOptions(values, context) })
   await using knowledge = await KnowledgeBase.open({ clara })
   await knowledge.add(documents, {
     signal,

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import type { HostTensor } from '../graph/dtype.ts'
 import type { VerbContext } from './verb.ts'
+import { weightFlags, weightOptions } from './weights.ts'
 
 export const summary = 'Compress text files into memory tokens'
 
@@ -14,7 +15,15 @@ export const options = z.strictObject({
     .describe(
       "Text positions per memory token, where the model lets memory follow the text's length. Default: the model's own rate",
     ),
-  model: z.string().optional().describe('Folder of a model. Default: the model that comes with clara'),
+  model: z
+    .string()
+    .optional()
+    .describe('Folder of a model, or of a published checkpoint. Default: the model that comes with clara'),
+  base: z
+    .string()
+    .optional()
+    .describe("Folder of the base model. Default: where the model's configuration says, or in the Hugging Face cache"),
+  ...weightFlags,
 })
 
 export const positionals = ['files']
@@ -35,7 +44,7 @@ export async function run(values: z.infer<typeof options>, context: VerbContext)
   ])
   const documents = await readDocuments(values.files)
   context.status('loading the model')
-  await using clara = await Clara.load(values.model)
+  await using clara = await Clara.load(values.model, { base: values.base, ...weightOptions(values, context) })
   const { tokenizer, config, fingerprint } = clara.model
   const count = (text: string) => tokenizer.encode(text).length
   const passages = documents.flatMap((document) =>

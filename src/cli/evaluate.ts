@@ -5,7 +5,11 @@ export const summary = 'Measure a model against its controls on a file of questi
 
 export const options = z.strictObject({
   file: z.string().default('datasets/squad.dev.jsonl.gz').describe('Passages with questions (JSON lines)'),
-  model: z.string().optional().describe('Model folder. Default: the embedded model'),
+  model: z.string().optional().describe('Folder of a model, or of a published checkpoint. Default: the embedded model'),
+  base: z
+    .string()
+    .optional()
+    .describe("Folder of the base model. Default: where the model's configuration says, or in the Hugging Face cache"),
   questions: z.number().int().min(2).default(200).describe('How many questions, one a passage'),
   rates: z
     .array(z.number().positive())
@@ -20,15 +24,17 @@ export const options = z.strictObject({
 export const positionals = ['file']
 
 export async function run(values: z.infer<typeof options>, context: VerbContext): Promise<void> {
-  const [{ Clara }, { embeddedModel, loadModel }, reader, { answerLosses }, { evaluateRetrieval }] = await Promise.all([
-    import('../clara/clara.ts'),
-    import('../clara/model.ts'),
-    import('../evaluation/reader.ts'),
-    import('../evaluation/losses.ts'),
-    import('../evaluation/retrieval.ts'),
-  ])
+  const [{ Clara }, { embeddedModel }, { openModel }, reader, { answerLosses }, { evaluateRetrieval }] =
+    await Promise.all([
+      import('../clara/clara.ts'),
+      import('../clara/model.ts'),
+      import('../clara/open.ts'),
+      import('../evaluation/reader.ts'),
+      import('../evaluation/losses.ts'),
+      import('../evaluation/retrieval.ts'),
+    ])
   const { threads, weights, lossPassages } = values
-  const model = await loadModel(values.model ?? embeddedModel())
+  const model = await openModel(values.model ?? embeddedModel(), { base: values.base })
   const rates = values.rates.length > 0 ? values.rates : [model.config.compr_rate]
   const result: Record<string, unknown> = {
     file: values.file,

@@ -1,3 +1,4 @@
+import { fixedWidth } from '../clara/batch.ts'
 import { loraSize, memoryLength } from '../clara/config.ts'
 import type { ClaraModel } from '../clara/model.ts'
 import { openRuntime } from '../runtime/runtime.ts'
@@ -38,7 +39,12 @@ export async function answerLosses(model: ClaraModel, options: LossOptions): Pro
     runtime,
     base,
     lora: loraSize(config),
-    pooling: { config: compressor, fixedCount, idf: model.idf },
+    pooling: {
+      config: compressor,
+      fixedCount,
+      idf: model.idf,
+      width: fixedWidth(base.config, config.doc_max_length, fixedCount),
+    },
     memoryTokens: model.memoryTokens,
     firstMemoryToken: model.firstMemoryToken,
     padId: tokenizer.padId,

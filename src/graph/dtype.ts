@@ -21,6 +21,15 @@ export interface HostTensor {
   readonly data: TypedArray
 }
 
+/** A tensor whose values lie in a file, little-endian and in row-major order. */
+export interface FileTensor {
+  readonly dtype: DType
+  readonly dims: readonly number[]
+  readonly file: string
+  /** Of the first byte. */
+  readonly offset: number
+}
+
 /** Bytes of one element. */
 export const bytesPerElement: Readonly<Record<DType, number>> = {
   float32: 4,

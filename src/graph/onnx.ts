@@ -1,4 +1,4 @@
-import { create, toBinary } from '@bufbuild/protobuf'
+import { create, fromBinary, toBinary } from '@bufbuild/protobuf'
 import { ClaraError } from '../errors.ts'
 import { bytesPerElement, type DType, elementCount, type HostTensor } from './dtype.ts'
 import type { Attribute, Graph, GraphNode, Tensor } from './graph.ts'
@@ -134,6 +134,33 @@ export function encodeModel(graph: Graph, emitNode: EmitNode): EncodedModel {
     outputs: outputs.map(({ name, dtype, shape }) => ({ name: name.slice('out:'.length), dtype, shape })),
     weights: weights.map(({ name, dtype, shape }) => ({ name, dtype, dims: shape as readonly number[] })),
   }
+}
+
+/** Where a weight's bytes lie in a file. */
+export interface WeightPlace {
+  /** Relative to the folder that a session is told of. */
+  readonly file: string
+  readonly offset: number
+}
+
+/** The encoding of a model that finds some of its weights in files; the others are supplied as before. */
+export function placeWeights(model: EncodedModel, places: ReadonlyMap<string, WeightPlace>): Uint8Array {
+  const decoded = fromBinary(ModelProtoSchema, model.bytes)
+  const sizes = new Map(
+    model.weights.map(({ name, dtype, dims }) => [name, elementCount(dims) * bytesPerElement[dtype]]),
+  )
+  for (const tensor of decoded.graph?.initializer ?? []) {
+    const place = places.get(tensor.name)
+    const size = sizes.get(tensor.name)
+    if (place && size !== undefined) tensor.externalData = externalEntries(place.file, place.offset, size)
+  }
+  return toBinary(ModelProtoSchema, decoded)
+}
+
+function externalEntries(location: string, offset: number, length: number) {
+  const entry = (key: string, value: string | number) =>
+    create(StringStringEntryProtoSchema, { key, value: String(value) })
+  return [entry('location', location), entry('offset', offset), entry('length', length)]
 }
 
 function emitContext(graph: Graph, nodes: OnnxNode[], constants: TensorProto[], used: Set<string>): EmitContext {
@@ -274,12 +301,11 @@ function externalTensor(tensor: Tensor): TensorProto {
     return dim
   })
   const bytes = elementCount(dims) * bytesPerElement[tensor.dtype]
-  const entry = (key: string, value: string) => create(StringStringEntryProtoSchema, { key, value })
   return create(TensorProtoSchema, {
     name: tensor.name,
     dataType: onnxType[tensor.dtype],
     dims: dims.map(BigInt),
     dataLocation: TensorProto_DataLocation.EXTERNAL,
-    externalData: [entry('location', tensor.name), entry('offset', '0'), entry('length', String(bytes))],
+    externalData: externalEntries(tensor.name, 0, bytes),
   })
 }

@@ -58,17 +58,15 @@ export function initialAdapter(
 }
 
 /**
- * A linear layer with its low-rank update: x Wᵀ + scale · (x Aᵀ) Bᵀ. The addition is folded into the last product.
- * @param factors The two factors in the graph, or undefined for a layer without an adapter.
- * @param dropped The rows after dropout, where training wants it; the base product sees the rows as they are.
+ * Adds a low-rank update to what a linear layer gives: x Wᵀ + scale · (x Aᵀ) Bᵀ. The addition is folded into the last product.
+ * @param product The layer's own product, x Wᵀ, however it was computed.
+ * @param rows x, after dropout where training wants it.
  */
-export function loraLinear(
+export function addLowRank(
+  product: Tensor,
   rows: Tensor,
-  weight: Tensor,
-  factors: { readonly a: Tensor; readonly b: Tensor } | undefined,
+  factors: { readonly a: Tensor; readonly b: Tensor },
   scale: number,
-  dropped: Tensor = rows,
 ): Tensor {
-  const base = linear(rows, weight)
-  return factors ? linear(linear(dropped, factors.a), factors.b, base, scale) : base
+  return linear(linear(rows, factors.a), factors.b, product, scale)
 }

@@ -11,7 +11,7 @@ import type { Runtime } from '../runtime/runtime.ts'
 import { type DecoderConfig, linearModules } from './config.ts'
 import type { Decoder } from './decoder.ts'
 import type { LowRankUpdate } from './quantise.ts'
-import { rotation } from './rotation.ts'
+import { blockLength, rotation, turnedInBlocks } from './rotation.ts'
 
 // 8-bit weights for reading many rows at a time: one scale a row and one a column, so that the products are plain integer
 // products. That is accurate enough only where no channel stands out, hence the rotated basis (see rotation.ts). It costs
@@ -20,8 +20,6 @@ import { rotation } from './rotation.ts'
 
 const ROTATION = 'rotation'
 const BLOCK_ROTATION = 'rotation.blocks'
-/** Longest block of what enters `mlp.down_proj` that is turned by itself: longer ones cost more and help little. */
-const LONGEST_BLOCK = 64
 const valuesName = (weight: string) => `${weight}.rotated`
 const scalesName = (weight: string) => `${weight}.rotated.scales`
 const weightName = (layer: number, module: string) => `model.layers.${layer}.${module}.weight`
@@ -53,7 +51,7 @@ export async function rotatedWeights(
 ): Promise<Map<string, HostTensor>> {
   const turns = {
     [ROTATION]: rotation(options.config.hidden_size),
-    [BLOCK_ROTATION]: rotation(blockLength(options.config)),
+    [BLOCK_ROTATION]: rotation(blockLength(options.config.intermediate_size)),
   }
   const parts = new Map<string, HostTensor>(Object.entries(turns))
   for (let start = 0; start < options.layers; start += LAYERS_AT_ONCE) {
@@ -86,7 +84,7 @@ async function turnLayers(
       let weight = addWeight(graph, name, 'float32', [out, input])
       if (update)
         weight = gemm(fed(`${name}.b`, update.b), fed(`${name}.a`, update.a), weight, { alpha: update.factor })
-      if (module === 'mlp.down_proj') weight = inBlocks(weight, blockTurn)
+      if (module === 'mlp.down_proj') weight = turnedInBlocks(weight, blockTurn)
       if (writers.includes(module)) weight = matmul(turn, weight)
       else {
         const normed = normName(layer, module)
@@ -103,18 +101,6 @@ async function turnLayers(
   return Object.entries(await session.run(feeds))
 }
 
-/** Blocks of the last axis of a matrix, each multiplied with a rotation. */
-function inBlocks(matrix: Tensor, turn: Tensor): Tensor {
-  return reshape(linear(reshape(matrix, [-1, dimAt(turn, 0)]), turn), matrix.shape)
-}
-
-/** The longest block, a power of two, that divides the intermediate size. */
-function blockLength({ intermediate_size: size }: DecoderConfig): number {
-  let length = LONGEST_BLOCK
-  while (size % length !== 0) length /= 2
-  return length
-}
-
 /**
  * A decoder on weights of {@link rotatedWeights}.
  * @param plain The decoder that it stands for: configuration, rotary tables, the last normalisation.
@@ -123,7 +109,7 @@ export function rotatedDecoder(graph: Graph, plain: Decoder): Decoder {
   const { config } = plain
   const hidden = config.hidden_size
   const modules = linearModules(config)
-  const block = blockLength(config)
+  const block = blockLength(config.intermediate_size)
   const turn = addWeight(graph, ROTATION, 'float32', [hidden, hidden])
   const blockTurn = addWeight(graph, BLOCK_ROTATION, 'float32', [block, block])
   const ones = addConstant(graph, float32(new Float32Array(hidden).fill(1), [hidden]))
@@ -137,7 +123,12 @@ export function rotatedDecoder(graph: Graph, plain: Decoder): Decoder {
   return {
     ...plain,
     basis: { enter: (rows) => linear(rows, turn), leave: (rows) => matmul(rows, turn) },
-    norm: (name) => (name.startsWith('model.layers.') ? ones : plain.norm(name)),
+    norm: (name) => (name.endsWith('layernorm.weight') ? ones : plain.norm(name)),
+    bias(layer, module) {
+      const bias = plain.bias(layer, module)
+      if (!bias || !writers.includes(module)) return bias
+      return reshape(linear(reshape(bias, [1, hidden]), turn), [hidden])
+    },
     project(rows, layer, module) {
       const dims = modules.get(module)
       if (!dims) throw new RangeError(`No linear layer is named '${module}'.`)
@@ -145,7 +136,7 @@ export function rotatedDecoder(graph: Graph, plain: Decoder): Decoder {
       const name = weightName(layer, module)
       const weight = addWeight(graph, valuesName(name), 'int8', [input, out])
       const columnScales = addWeight(graph, scalesName(name), 'float32', [out])
-      const { values, scales } = rounded(module === 'mlp.down_proj' ? inBlocks(rows, blockTurn) : rows)
+      const { values, scales } = rounded(module === 'mlp.down_proj' ? turnedInBlocks(rows, blockTurn) : rows)
       return multiply(matmulRowsInt8({ values }, weight, columnScales), reshape(scales, [dimAt(scales, 0), 1]))
     },
   }

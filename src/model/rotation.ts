@@ -1,5 +1,9 @@
 import { createRandom } from '../data/random.ts'
 import { float32, type HostTensor } from '../graph/dtype.ts'
+import type { Tensor } from '../graph/graph.ts'
+import { reshape } from '../ops/layout.ts'
+import { linear } from '../ops/matmul.ts'
+import { dimAt } from '../ops/operator.ts'
 
 /**
  * An orthonormal matrix [size, size] that spreads every channel over all: the discrete cosine transform behind signs drawn
@@ -21,4 +25,19 @@ export function rotation(size: number): HostTensor {
     }
   }
   return float32(matrix, [size, size])
+}
+
+/** Longest block that is turned by itself: longer ones cost more and help little. */
+const LONGEST_BLOCK = 64
+
+/** The longest block, a power of two, that divides a width. */
+export function blockLength(width: number): number {
+  let length = LONGEST_BLOCK
+  while (width % length !== 0) length /= 2
+  return length
+}
+
+/** Blocks of the last axis of a matrix, each multiplied with a rotation of their length. */
+export function turnedInBlocks(matrix: Tensor, turn: Tensor): Tensor {
+  return reshape(linear(reshape(matrix, [-1, dimAt(turn, 0)]), turn), matrix.shape)
 }

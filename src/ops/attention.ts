@@ -6,11 +6,16 @@ import { applyOne, at, dimAt, mismatch, type Operator, requireDType } from './op
 interface CachedAttentionAttributes {
   readonly heads: number
   readonly groups: number
+  /** Factor of the products of queries and keys. */
+  readonly scale: number
 }
+
+/** The node's rule: the width of a head is a multiple of this. */
+export const CACHED_HEAD_MULTIPLE = 8
 
 /**
  * Grouped-query attention of new positions to a cache and to themselves, in one node (ONNX Runtime's GroupQueryAttention):
- * softmax(q kᵀ / sqrt(head_dim) + bias) v, where a new position sees those before it. Of the cache the first
+ * softmax(scale · q kᵀ + bias) v, where a new position sees those before it. Of the cache the first
  * `total - length` positions count.
  */
 const cachedAttentionOperator: Operator<CachedAttentionAttributes> = {
@@ -38,7 +43,7 @@ const cachedAttentionOperator: Operator<CachedAttentionAttributes> = {
     }
     return [{ dtype: 'float32', shape: queries.shape }]
   },
-  emit(node, { heads, groups }, { temporary }) {
+  emit(node, { heads, groups, scale }, { temporary }) {
     const [queries, keys, values, pastKeys, pastValues, last, total, bias] = node.inputs.map((x) => x?.name ?? '')
     // the node also joins old and new keys and values; that is of no use here
     const outputs = [at(node.outputs, 0).name, temporary(), temporary()]
@@ -49,14 +54,16 @@ const cachedAttentionOperator: Operator<CachedAttentionAttributes> = {
         domain: MICROSOFT,
         inputs: inputs.map((name) => name ?? ''),
         outputs,
-        attributes: { num_heads: heads, kv_num_heads: groups },
+        attributes: { num_heads: heads, kv_num_heads: groups, scale: { float: scale } },
       },
     ]
   },
   gradient: { notDifferentiable: 'a cache is for inference' },
 }
 
-export interface CachedAttentionOptions extends CachedAttentionAttributes {
+export interface CachedAttentionOptions extends Omit<CachedAttentionAttributes, 'scale'> {
+  /** Default: 1 / sqrt(head_dim). */
+  readonly scale?: number
   /** [batch, groups, capacity, head_dim], as the cache holds them. */
   readonly past: { readonly keys: Tensor; readonly values: Tensor }
   /** int32 [batch]: index of the last position, `total - 1` for every row. */
@@ -80,8 +87,9 @@ export function cachedAttention(
   options: CachedAttentionOptions,
 ): Tensor {
   const { past, lastPositions, total, bias, heads, groups } = options
+  const scale = options.scale ?? 1 / Math.sqrt(Number(dimAt(past.keys, 3)))
   const inputs = [queries, keys, values, past.keys, past.values, lastPositions, total, bias]
-  return applyOne(cachedAttentionOperator, inputs, { heads, groups })
+  return applyOne(cachedAttentionOperator, inputs, { heads, groups, scale })
 }
 
 export const attentionOperators = { CachedAttention: cachedAttentionOperator }

@@ -128,6 +128,9 @@ export const round = (x: Tensor): Tensor => applyOne(roundOperator, [x], none)
 const equalOperator = binary('Equal', { notDifferentiable: 'a comparison' }, 'bool')
 export const equal = (a: Tensor, b: Tensor): Tensor => applyOne(equalOperator, [a, b], none)
 
+const lessOperator = binary('Less', { notDifferentiable: 'a comparison' }, 'bool')
+export const less = (a: Tensor, b: Tensor): Tensor => applyOne(lessOperator, [a, b], none)
+
 /**
  * silu(x) = x sigmoid(x); dx = g s (1 + x (1 - s)).
  * Emitted as ONNX Runtime's QuickGelu with alpha 1, which is the same function in one pass.
@@ -241,6 +244,7 @@ export const elementwiseOperators = {
   Sign: signOperator,
   Round: roundOperator,
   Equal: equalOperator,
+  Less: lessOperator,
   Silu: siluOperator,
   Where: whereOperator,
   Cast: castOperator,

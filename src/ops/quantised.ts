@@ -10,44 +10,98 @@ export const QUANTISATION_BLOCK = 32
 const forInference = { notDifferentiable: 'quantised weights are for inference' }
 const names = (tensors: readonly (Tensor | undefined)[]) => tensors.map((tensor) => tensor?.name ?? '')
 
+/** Widths of a block-quantised weight's integers. */
+export type BlockBits = 4 | 8
+
+interface BlockAttributes {
+  readonly columns: number
+  readonly inner: number
+  readonly bits: BlockBits
+}
+
+/** Bytes of one block: with 4 bits two weights share a byte, the first of them in its low half. */
+export const bytesPerBlock = (bits: BlockBits): number => (QUANTISATION_BLOCK * bits) / 8
+
 /**
- * x Wᵀ with W as 8-bit integers around 128 in blocks of 32 inputs, one scale a block (ONNX Runtime's MatMulNBits). At
- * accuracy level 4 the rows too are rounded to 8 bits, block by block, and the products run on integers.
+ * x Wᵀ with W as integers of 4 or 8 bits around 8 or 128, in blocks of 32 inputs with one scale each (ONNX Runtime's
+ * MatMulNBits). At accuracy level 4 the rows too are rounded to 8 bits, block by block, and the products run on integers.
  */
-const matMulInt8Operator: Operator<{ readonly columns: number; readonly inner: number }> = {
-  name: 'MatMulInt8',
-  infer(inputs, { columns, inner }) {
-    requireDType('MatMulInt8', inputs, [0, 2], 'float32')
+const matMulBlocksOperator: Operator<BlockAttributes> = {
+  name: 'MatMulBlocks',
+  infer(inputs, { columns, inner, bits }) {
+    requireDType('MatMulBlocks', inputs, [0, 2], 'float32')
     const [rows, weight, scales] = [at(inputs, 0), at(inputs, 1), at(inputs, 2)]
     const blocks = inner / QUANTISATION_BLOCK
-    if (!Number.isInteger(blocks)) throw mismatch('MatMulInt8', inputs, `${inner} inputs are no whole number of blocks`)
-    if (dimAt(rows, -1) !== inner) throw mismatch('MatMulInt8', inputs, `the rows must have ${inner} columns`)
-    if (weight.dtype !== 'uint8' || weight.shape.join() !== [columns, blocks, QUANTISATION_BLOCK].join()) {
-      throw mismatch('MatMulInt8', inputs, `the weight must be uint8[${columns}, ${blocks}, ${QUANTISATION_BLOCK}]`)
+    if (!Number.isInteger(blocks))
+      throw mismatch('MatMulBlocks', inputs, `${inner} inputs are no whole number of blocks`)
+    if (dimAt(rows, -1) !== inner) throw mismatch('MatMulBlocks', inputs, `the rows must have ${inner} columns`)
+    const bytes = bytesPerBlock(bits)
+    if (weight.dtype !== 'uint8' || weight.shape.join() !== [columns, blocks, bytes].join()) {
+      throw mismatch('MatMulBlocks', inputs, `the weight must be uint8[${columns}, ${blocks}, ${bytes}]`)
     }
     if (scales.shape.join() !== [columns, blocks].join()) {
-      throw mismatch('MatMulInt8', inputs, `the scales must be [${columns}, ${blocks}]`)
+      throw mismatch('MatMulBlocks', inputs, `the scales must be [${columns}, ${blocks}]`)
     }
     return [{ dtype: 'float32', shape: [...rows.shape.slice(0, -1), columns] }]
   },
-  emit: (node, { columns, inner }) => [
+  emit: (node, { columns, inner, bits }) => [
     {
       type: 'MatMulNBits',
       domain: MICROSOFT,
       inputs: names(node.inputs),
       outputs: [at(node.outputs, 0).name],
-      attributes: { K: inner, N: columns, bits: 8, block_size: QUANTISATION_BLOCK, accuracy_level: 4 },
+      attributes: { K: inner, N: columns, bits, block_size: QUANTISATION_BLOCK, accuracy_level: 4 },
     },
   ],
   gradient: forInference,
 }
 
-/** x Wᵀ for rows x [rows, inner] and a block-quantised W of `columns` outputs. Made for few rows. */
-export const matmulInt8 = (rows: Tensor, weight: Tensor, scales: Tensor): Tensor =>
-  applyOne(matMulInt8Operator, [rows, weight, scales], {
+/** x Wᵀ for rows x [rows, inner] and a block-quantised W of `columns` outputs. Default: 8 bits. Made for few rows. */
+export const matmulBlocks = (rows: Tensor, weight: Tensor, scales: Tensor, bits: BlockBits = 8): Tensor =>
+  applyOne(matMulBlocksOperator, [rows, weight, scales], {
     columns: Number(dimAt(weight, 0)),
     inner: Number(dimAt(weight, 1)) * QUANTISATION_BLOCK,
+    bits,
   })
+
+/** ONNX's number for the element type float32. */
+const FLOAT = 1
+
+/** x Wᵀ with W in float16, which is widened for this product alone. */
+const matMulHalfOperator: Operator<Record<string, never>> = {
+  name: 'MatMulHalf',
+  infer(inputs) {
+    requireDType('MatMulHalf', inputs, [0], 'float32')
+    requireDType('MatMulHalf', inputs, [1], 'float16')
+    const [rows, weight] = [at(inputs, 0), at(inputs, 1)]
+    if (rows.shape.length !== 2 || weight.shape.length !== 2 || dimAt(rows, 1) !== dimAt(weight, 1)) {
+      throw mismatch('MatMulHalf', inputs, 'expected matrices of as many columns')
+    }
+    return [{ dtype: 'float32', shape: [dimAt(rows, 0), dimAt(weight, 0)] }]
+  },
+  emit(node, _attributes, { ints, temporary }) {
+    const [rows = '', weight = ''] = names(node.inputs)
+    const [size, zero, shape, whole, widened] = [temporary(), temporary(), temporary(), temporary(), temporary()]
+    // ONNX Runtime would widen a constant once and keep it so; a shape that is known at run time only forbids that
+    return [
+      { type: 'Shape', inputs: [rows], outputs: [size] },
+      { type: 'Mul', inputs: [size, ints([0, 0])], outputs: [zero] },
+      { type: 'Add', inputs: [zero, ints(at(node.inputs, 1).shape.map(Number))], outputs: [shape] },
+      { type: 'Reshape', inputs: [weight, shape], outputs: [whole] },
+      { type: 'Cast', inputs: [whole], outputs: [widened], attributes: { to: FLOAT } },
+      {
+        type: 'Gemm',
+        inputs: [rows, widened],
+        outputs: [at(node.outputs, 0).name],
+        attributes: { transB: 1 },
+      },
+    ]
+  },
+  gradient: forInference,
+}
+
+/** x Wᵀ for rows x [rows, inner] and a float16 W [columns, inner]: half the memory of float32, slower. */
+export const matmulHalf = (rows: Tensor, weight: Tensor): Tensor => applyOne(matMulHalfOperator, [rows, weight], {})
 
 /** What stands for zero in 8 unsigned bits. Integer products are fast for unsigned rows with signed weights, and only so. */
 const ZERO = 128
@@ -136,7 +190,8 @@ export function matmulRowsInt8(
 }
 
 export const quantisedOperators = {
-  MatMulInt8: matMulInt8Operator,
+  MatMulBlocks: matMulBlocksOperator,
+  MatMulHalf: matMulHalfOperator,
   QuantiseRows: quantiseRowsOperator,
   MatMulRowsInt8: matMulRowsInt8Operator,
 }

@@ -2,6 +2,7 @@ import type { Graph } from '../graph/graph.ts'
 import { type EncodedModel, encodeModel, reachableNodes } from '../graph/onnx.ts'
 import { evaluateDim } from '../graph/shape.ts'
 import { attentionOperators } from './attention.ts'
+import { customOperators } from './custom.ts'
 import { elementwiseOperators } from './elementwise.ts'
 import { indexingOperators } from './indexing.ts'
 import { layoutOperators } from './layout.ts'
@@ -21,6 +22,7 @@ export const operators = {
   ...normaliseOperators,
   ...quantisedOperators,
   ...attentionOperators,
+  ...customOperators,
 }
 
 /** Encodes a graph as ONNX with the emission of each operator. */

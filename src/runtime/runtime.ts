@@ -4,9 +4,11 @@ import { ClaraError } from '../errors.ts'
 import { type DType, elementCount, type HostTensor } from '../graph/dtype.ts'
 import { addInput, addOutput, createGraph } from '../graph/graph.ts'
 import { type EncodedModel, encodeModel } from '../graph/onnx.ts'
-import { createSession, type Resident, requireWeight, type Session } from './session.ts'
+import { createSession, type Resident, type Session } from './session.ts'
+import { supplyWeights, type Weights } from './weights.ts'
 
-export type { Part, Resident, Session } from './session.ts'
+export type { Part, Resident, Session, Store } from './session.ts'
+export type { Weights } from './weights.ts'
 
 /** Where graphs run. `cpu` is always there; the others as the installed ONNX Runtime and the machine have them. */
 export const devices = ['cpu', 'webgpu', 'cuda', 'coreml'] as const
@@ -31,8 +33,11 @@ export interface SessionOptions {
 export interface Runtime extends AsyncDisposable {
   readonly device: Device
   readonly threads: number
-  /** Opens a session. `weights` must hold every weight that the model names; shared memory is not copied on the way. */
-  open(model: EncodedModel, weights?: ReadonlyMap<string, HostTensor>, options?: SessionOptions): Promise<Session>
+  /**
+   * Opens a session. `weights` must hold every weight that the model names; they lie in memory
+   * (shared memory is not copied on the way) or in files of one folder, which are mapped.
+   */
+  open(model: EncodedModel, weights?: Weights, options?: SessionOptions): Promise<Session>
   /** A tensor of zeros that stays in the runtime. */
   allocate(dtype: DType, dims: readonly number[]): Promise<Resident>
   /**
@@ -145,10 +150,7 @@ export async function openRuntime(options: RuntimeOptions = {}): Promise<Runtime
     device,
     threads,
     async open(model, weights = new Map(), { keepMemory = true } = {}) {
-      const externalData = model.weights.map(({ name, dtype, dims }) => ({
-        path: name,
-        data: bytesOf(requireWeight(model, name, dtype, dims, weights)),
-      }))
+      const { bytes, inMemory, folder } = supplyWeights(model, weights)
       const session = nextId++
       const sessionOptions = {
         executionProviders: [device],
@@ -157,8 +159,11 @@ export async function openRuntime(options: RuntimeOptions = {}): Promise<Runtime
         enableMemPattern: false,
         enableCpuMemArena: keepMemory,
         logSeverityLevel: 3,
+        ...(folder === undefined
+          ? {}
+          : { extra: { session: { model_external_initializers_file_folder_path: folder } } }),
       }
-      await call('open', { session, bytes: model.bytes, weights: externalData, options: sessionOptions })
+      await call('open', { session, bytes, weights: inMemory, options: sessionOptions })
       return createSession(model, session, call)
     },
     async allocate(dtype, dims) {

@@ -138,22 +138,3 @@ function requireOutputs(model: EncodedModel, names: readonly string[]): void {
     }
   }
 }
-
-/** The weight of that name, of the element type and shape that the model declares. */
-export function requireWeight(
-  model: EncodedModel,
-  name: string,
-  dtype: DType,
-  dims: readonly number[],
-  weights: ReadonlyMap<string, HostTensor>,
-): HostTensor {
-  const weight = weights.get(name)
-  if (!weight) throw new ClaraError(`Graph '${model.name}' needs the weight '${name}', which was not given.`)
-  if (weight.dtype !== dtype || weight.dims.join() !== dims.join()) {
-    throw new ClaraError(`Weight '${name}' does not fit graph '${model.name}'.`, {
-      expected: `${dtype}${showShape(dims)}`,
-      received: `${weight.dtype}${showShape(weight.dims)}`,
-    })
-  }
-  return weight
-}

@@ -131,8 +131,7 @@ const actions = {
   },
 
   async release({ resident }) {
-    const value = residents.get(resident)
-    for (const copy of [...copies]) if (copy.of === value) copies.delete(copy)
+    copies.delete(/** @type {Value} */ (residents.get(resident)))
     residents.delete(resident)
     return { result: undefined }
   },
@@ -156,8 +155,8 @@ const discard = (buffers) => nowhere.postMessage(undefined, [...new Set(buffers)
 
 const isShared = (/** @type {Value} */ { data }) => data.buffer instanceof SharedArrayBuffer
 
-/** Copies of shared residents, which ONNX Runtime does not take where they lie. @type {Set<{ data: any, of: Value }>} */
-const copies = new Set()
+/** Copies of shared residents, which ONNX Runtime does not take where they lie. @type {Map<Value, any>} */
+const copies = new Map()
 
 /**
  * Lends copies of shared residents for one run. A copy that is there already serves again; else the value is written over
@@ -167,19 +166,21 @@ function lendCopies() {
   const lent = new Set()
   return (/** @type {Value} */ value) => {
     if (!isShared(value)) return value
-    const { length, constructor: Kind } = value.data
-    const known = [...copies].find((copy) => copy.of === value)
-    const copy = known ??
-      [...copies].find(
-        ({ data }, index, all) => !lent.has(all[index]) && data.length === length && data.constructor === Kind,
-      ) ?? { data: new Kind(length), of: value }
-    if (copy !== known) {
-      copy.data.set(value.data)
-      copy.of = value
-      copies.add(copy)
+    let data = copies.get(value)
+    if (!data) {
+      const { length, constructor: Kind } = value.data
+      for (const [other, copy] of copies) {
+        if (lent.has(copy) || copy.length !== length || copy.constructor !== Kind) continue
+        copies.delete(other)
+        data = copy
+        break
+      }
+      data ??= new Kind(length)
+      data.set(value.data)
+      copies.set(value, data)
     }
-    lent.add(copy)
-    return { ...value, data: copy.data }
+    lent.add(data)
+    return { ...value, data }
   }
 }
 

@@ -204,6 +204,32 @@ describe('writing', () => {
     expect(Buffer.from(bytesOf((await file.read('w')).data)).equals(bytesOf(values))).toBe(true)
   })
 
+  test('tensors that are read when their turn comes give the same file, one at a time', async () => {
+    const folder = await temporaryFolder()
+    const tensors = new Map(['b', 'a', 'c'].map((name, index) => [name, float32([index, 1], [2])] as const))
+    let reading = 0
+    const late = new Map(
+      [...tensors].map(([name, tensor]) => {
+        const read = async () => {
+          reading += 1
+          await Promise.resolve()
+          expect(reading).toBe(1)
+          reading -= 1
+          return tensor
+        }
+        return [name, { dims: tensor.dims, read }] as const
+      }),
+    )
+    for (const float of ['float32', 'bfloat16'] as const) {
+      await writeSafetensors(join(folder, 'now'), tensors, {}, { float })
+      await writeSafetensors(join(folder, 'late'), late, {}, { float })
+      expect(await readFile(join(folder, 'late'))).toEqual(await readFile(join(folder, 'now')))
+    }
+    const wrong = new Map([['w', { dims: [3], read: async () => float32([1, 2], [2]) }]])
+    await expectClaraError(writeSafetensors(join(folder, 'wrong'), wrong), /"w" does not fit its shape \[3\]/)
+    expect(await readdir(folder)).toEqual(['late', 'now'])
+  })
+
   test('data that does not fit its shape, and the reserved name, are refused before anything is written', async () => {
     const folder = await temporaryFolder()
     const write = (name: string, tensor: HostTensor) => writeSafetensors(join(folder, 'out'), new Map([[name, tensor]]))

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { EncodedDocument } from '../../src/clara/batch.ts'
 import { openEncoder } from '../../src/clara/encoder.ts'
-import { inferenceRole, type WeightKind } from '../../src/clara/inference.ts'
+import { inferenceRole, type RoleKind } from '../../src/clara/inference.ts'
 import { embeddingTable } from '../../src/clara/network.ts'
 import { float32, type HostTensor } from '../../src/graph/dtype.ts'
 import type { Role } from '../../src/lora/adapters.ts'
@@ -10,6 +10,7 @@ import { gather } from '../../src/ops/indexing.ts'
 import { openRuntime, type Runtime } from '../../src/runtime/runtime.ts'
 import { answerSample, encodeText } from '../../src/training/stages/samples.ts'
 import { openStage1Evaluation } from '../../src/training/stages/stage1.ts'
+import { families } from '../model/families.ts'
 import { type TinyModel, tinyModel, tinyTexts } from './tiny.ts'
 
 let runtime: Runtime
@@ -18,7 +19,7 @@ beforeAll(async () => {
 })
 afterAll(() => runtime.close())
 
-function prepare({ base, options }: TinyModel, role: Role, kind: WeightKind) {
+function prepare({ base, options }: TinyModel, role: Role, kind: RoleKind) {
   const { parameters: adapters, lora: size, pooling } = options
   const layers = role === 'encoder_adapter' ? (pooling.config.compressorLayers ?? 3) : 3
   return inferenceRole({ runtime, base, adapters, role, size, layers, kind, head: role === 'decoder_adapter' })
@@ -29,7 +30,7 @@ async function inferred(
   model: TinyModel,
   documents: readonly EncodedDocument[],
   promptIds: readonly number[],
-  kind: WeightKind,
+  kind: RoleKind,
 ) {
   const { base, options, rate } = model
   const role = await prepare(model, 'encoder_adapter', kind)
@@ -99,6 +100,17 @@ describe.each([
       },
     },
   },
+  ...(
+    [
+      'llama with every bias',
+      'qwen3 with biases, wide heads and a window in its middle layer',
+      'phi3 with a window',
+    ] as const
+  ).map((name) => ({
+    name,
+    // blocks of int8 divide heads of 40
+    settings: { config: { ...families[name], ...(name.startsWith('qwen3') ? { head_dim: 40 } : {}) } },
+  })),
 ] as const)('compressor and generator of inference ($name)', ({ settings }) => {
   test('compute what the graph of training computes, exactly at fp32 and nearly at int8', async () => {
     const model = await tinyModel(runtime, settings)

@@ -11,6 +11,7 @@ import { loadTokenizer } from '../../src/tokenizer/load.ts'
 import type { Tokenizer } from '../../src/tokenizer/types.ts'
 import type { SampleOptions } from '../../src/training/stages/samples.ts'
 import type { Stage1ModelOptions } from '../../src/training/stages/stage1.ts'
+import { randomBase } from '../model/families.ts'
 
 /** Folder of a base model that is small enough for every test. */
 export const tinyBase = (architecture = 'mistral-1'): string =>
@@ -18,7 +19,9 @@ export const tinyBase = (architecture = 'mistral-1'): string =>
 
 export interface TinyOptions {
   readonly compressor?: Partial<CompressorConfig>
-  readonly architecture?: 'mistral-1' | 'llama-3'
+  readonly architecture?: 'mistral-1' | 'llama-3' | 'qwen2-2' | 'qwen3-4' | 'phi3-5'
+  /** Another base than the folder's: a config.json, to random weights. The tokenizer stays. */
+  readonly config?: Readonly<Record<string, unknown>>
   readonly docMaxLength?: number
   readonly rate?: number
   readonly differentMemTokens?: boolean
@@ -49,11 +52,9 @@ export async function tinyModel(runtime: Runtime, settings: TinyOptions = {}): P
   const fixedCount = Math.floor(docMaxLength / rate)
   const baseTokenizer = await loadTokenizer(folder)
   const tokenizer = baseTokenizer.withAddedTokens(claraTokens({ count: fixedCount, differentMemTokens }))
+  const sizes = { baseVocabulary: baseTokenizer.vocabularySize, vocabulary: tokenizer.vocabularySize }
   await using source = await openWeights(folder)
-  const base = await loadBase(source, {
-    baseVocabulary: baseTokenizer.vocabularySize,
-    vocabulary: tokenizer.vocabularySize,
-  })
+  const base = settings.config ? await randomBase(settings.config, sizes) : await loadBase(source, sizes)
   const random = createRandom(7)
   const noise = (count: number, size: number) => Float32Array.from({ length: count }, () => size * random.normal())
   const lora = { rank: 4, alpha: 8 }

@@ -4,8 +4,9 @@ import { compressorBatch } from '../../src/clara/batch.ts'
 import { openEncoder } from '../../src/clara/encoder.ts'
 import { inferenceRole } from '../../src/clara/inference.ts'
 import { createRandom } from '../../src/data/random.ts'
-import { adapterShapes, initialAdapter, loraLinear } from '../../src/lora/adapters.ts'
+import { adapterShapes, addLowRank, initialAdapter } from '../../src/lora/adapters.ts'
 import { linearModules, parseDecoderConfig } from '../../src/model/config.ts'
+import { linear } from '../../src/ops/matmul.ts'
 import { openRuntime, type Runtime } from '../../src/runtime/runtime.ts'
 import { encodeText } from '../../src/training/stages/samples.ts'
 import { tinyModel, tinyTexts } from '../clara/tiny.ts'
@@ -71,7 +72,7 @@ describe('an adapter', () => {
     ) as Record<keyof typeof shapes, { value: ReturnType<typeof randomTensor> }>
     await check(runtime, {
       inputs,
-      build: ({ x, w, a, b, mask }) => loraLinear(x, w, { a, b }, 1.7, mask),
+      build: ({ x, w, a, b, mask }) => addLowRank(linear(x, w), mask, { a, b }, 1.7),
       reference: ({ x, w, a, b, mask }) =>
         Float64Array.from({ length: rows * out }, (_, at) => {
           const [row, column] = [Math.floor(at / out), at % out]

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { openWeights } from '../../src/checkpoint/weights.ts'
 import { type BaseModel, loadBase } from '../../src/clara/base.ts'
-import { inferenceRole, type WeightKind } from '../../src/clara/inference.ts'
+import { inferenceRole, type RoleKind } from '../../src/clara/inference.ts'
 import { embeddingTable } from '../../src/clara/network.ts'
 import { openCachedModel } from '../../src/model/cached.ts'
 import { generate, type LanguageModel } from '../../src/model/generate.ts'
@@ -26,7 +26,7 @@ beforeAll(async () => {
 })
 afterAll(() => runtime.close())
 
-async function open(kind: WeightKind): Promise<LanguageModel> {
+async function open(kind: RoleKind): Promise<LanguageModel> {
   const layers = base.config.num_hidden_layers
   const size = { rank: 1, alpha: 1 }
   const role = await inferenceRole({

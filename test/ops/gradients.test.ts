@@ -6,7 +6,7 @@ import { cachedAttention } from '../../src/ops/attention.ts'
 import * as elementwise from '../../src/ops/elementwise.ts'
 import { crossEntropy, oneHot, topK } from '../../src/ops/indexing.ts'
 import { reshape, sizeScalar } from '../../src/ops/layout.ts'
-import { matmulInt8, matmulRowsInt8, quantiseRows } from '../../src/ops/quantised.ts'
+import { matmulBlocks, matmulHalf, matmulRowsInt8, quantiseRows } from '../../src/ops/quantised.ts'
 import { reduceMax, reduceSum } from '../../src/ops/reduce.ts'
 import { encodeGraph, operators } from '../../src/ops/table.ts'
 import { openRuntime, type Runtime } from '../../src/runtime/runtime.ts'
@@ -51,8 +51,9 @@ const blocked: Record<string, (x: Tensor, graph: Graph) => Tensor> = {
   StopGradient: (x) => stopGradient(x),
   OneHot: (x) => oneHot(cast(x, 'int64'), 4),
   Size: (x, graph) => add(sizeScalar(graph, 'rows'), stopGradient(x)),
-  MatMulInt8: (x, graph) =>
-    matmulInt8(x, addInput(graph, 'weight', 'uint8', [4, 1, 32]), addInput(graph, 'scales', 'float32', [4, 1])),
+  MatMulBlocks: (x, graph) =>
+    matmulBlocks(x, addInput(graph, 'weight', 'uint8', [4, 1, 32]), addInput(graph, 'scales', 'float32', [4, 1])),
+  MatMulHalf: (x, graph) => matmulHalf(x, addInput(graph, 'weight', 'float16', [4, 32])),
   QuantiseRows: (x) => cast(quantiseRows(x).values, 'float32'),
   MatMulRowsInt8: (x, graph) =>
     matmulRowsInt8(

@@ -3,6 +3,7 @@ import { operators } from '../../src/ops/table.ts'
 import { openRuntime, type Runtime } from '../../src/runtime/runtime.ts'
 import { attentionCases } from './cases/attention.ts'
 import type { OperatorCase } from './cases/case.ts'
+import { customCases } from './cases/custom.ts'
 import { elementwiseCases } from './cases/elementwise.ts'
 import { indexingCases } from './cases/indexing.ts'
 import { layoutCases } from './cases/layout.ts'
@@ -20,6 +21,7 @@ const families: Readonly<Record<string, readonly OperatorCase[]>> = {
   normalise: normaliseCases,
   quantised: quantisedCases,
   attention: attentionCases,
+  custom: customCases,
 }
 
 let runtime: Runtime

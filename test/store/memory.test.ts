@@ -1,8 +1,10 @@
 import { expect, test } from 'vitest'
 import { openInMemoryStore } from '../../src/store/memory.ts'
 import { describeStore } from './conformance.ts'
+import { describeSequences } from './sequences.ts'
 
 describeStore('in memory', openInMemoryStore)
+describeSequences('in memory', async () => ({ open: openInMemoryStore, durable: false }), 100)
 
 test.each([
   [{ fingerprint: '', memoryWidth: 4, vectorWidth: 3 }, /fingerprint/],

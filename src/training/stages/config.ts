@@ -22,6 +22,11 @@ export const stageConfigSchema = trainingConfigSchema({
    * Default: fast. Left out rather than filled in, so that runs saved without this setting still resume.
    */
   memoryMode: z.enum(['fast', 'saving']).optional(),
+  /**
+   * How the base model's linear layers are held while the adapters learn. int8: nearly twice the speed, both passes a little
+   * rounded; evaluations stay exact. Default: fp32. Left out rather than filled in, for the same reason.
+   */
+  frozenWeights: z.enum(['fp32', 'int8']).optional(),
   compressor: compressorConfig.prefault({}),
   /** Longest document, in tokens. */
   docMaxLength: z.number().int().positive().default(256),
@@ -44,6 +49,9 @@ export const stageConfigSchema = trainingConfigSchema({
   const [first = 1, ...others] = config.compressionRates
   const wrong = (key: keyof typeof config, message: string) =>
     context.addIssue({ code: 'custom', path: [key], message })
+  if (config.memoryMode === 'saving' && config.frozenWeights === 'int8') {
+    wrong('frozenWeights', "int8 needs memoryMode 'fast': one layer at a time is computed in fp32")
+  }
   if (config.docMaxLength < first) {
     wrong(
       'compressionRates',

@@ -5,7 +5,8 @@ import { type DropoutNoise, declareBase, noiseLength } from '../../clara/network
 import { addInput, addOutput, createGraph, type Graph, type Tensor } from '../../graph/graph.ts'
 import type { EncodedModel } from '../../graph/onnx.ts'
 import type { LoraSize } from '../../lora/adapters.ts'
-import type { DecoderConfig } from '../../model/config.ts'
+import { type DecoderConfig, widestInput } from '../../model/config.ts'
+import { frozenLinear } from '../../model/frozen.ts'
 import { add, multiply } from '../../ops/elementwise.ts'
 import { reshape } from '../../ops/layout.ts'
 import { encodeGraph } from '../../ops/table.ts'
@@ -19,6 +20,8 @@ export interface Stage1Options {
   readonly compressor: Omit<CompressorOptions, 'role' | 'lora' | 'dropout' | 'prefix'>
   /** Id of the first memory token; its rows learn with memory 'tokens'. */
   readonly firstMemoryToken: number
+  /** Whether the linear layers of the base are rounded to 8 bits. Default: false. */
+  readonly int8?: boolean
   /** Whether dropout factors are an input. */
   readonly dropout: boolean
 }
@@ -32,7 +35,7 @@ export interface TrainingGraph {
 
 /** Dropout factors that a step over `rows` positions needs. */
 export const dropoutLength = (config: DecoderConfig, rows: number): number =>
-  noiseLength(rows * config.intermediate_size, config.num_hidden_layers)
+  noiseLength(rows * widestInput(config), config.num_hidden_layers)
 
 /**
  * Stages 1 and 1_2 (paper section 3.3): compressor and generator learn together from L = CE + λ · MSE.
@@ -41,7 +44,8 @@ export const dropoutLength = (config: DecoderConfig, rows: number): number =>
  */
 export function stage1Graph(options: Stage1Options, withGradients = true): TrainingGraph {
   const graph = createGraph(withGradients ? 'stage1' : 'stage1_evaluation')
-  const base = declareBase(graph, options.config, options.vocabulary, options.positions)
+  const exact = declareBase(graph, options.config, options.vocabulary, options.positions)
+  const base = options.int8 ? { ...exact, linear: frozenLinear(graph) } : exact
   const dropout: { dropout?: DropoutNoise } =
     options.dropout && withGradients
       ? { dropout: { factors: addInput(graph, 'dropout', 'float32', ['dropoutLength']) } }

@@ -1,10 +1,10 @@
 import { compressorLayers } from '../../clara/compressor.ts'
 import { layerNoise } from '../../clara/network.ts'
-import { float32, type HostTensor } from '../../graph/dtype.ts'
+import { float32, type HostTensor, int64 } from '../../graph/dtype.ts'
 import { adapterShapes, factorName, type Role } from '../../lora/adapters.ts'
-import { linearModules } from '../../model/config.ts'
+import { layerParameters, linearModules, slidingWindow, widestInput } from '../../model/config.ts'
 import { type Resident, type Session, toShared } from '../../runtime/runtime.ts'
-import { LAYER_ROLE } from './layerwise-graphs.ts'
+import { LAYER_ROLE, slidesWithin } from './layerwise-graphs.ts'
 import { dropoutFactors, parameterOf, type Stage1ModelOptions } from './stage1.ts'
 
 /** What graphs are fed with: tensors by name, or residents of the runtime. */
@@ -93,8 +93,11 @@ export function layerStack({ model, weights, ...sessions }: LayerStackOptions): 
   /** What a layer's graph is fed with beside hidden states, under the names of layer 0. */
   const layerFeeds = (side: Side, layer: number, { values, noise }: Pass): Values => {
     const feeds: Values = { positions: requireValue(values, side.positions), bias: requireValue(values, side.bias) }
-    for (const module of [...modules, 'input_layernorm', 'post_attention_layernorm']) {
-      feeds[`model.layers.0.${module}.weight`] = requireValue(weights, `model.layers.${layer}.${module}.weight`)
+    for (const name of layerParameters(config).keys()) {
+      feeds[`model.layers.0.${name}`] = requireValue(weights, `model.layers.${layer}.${name}`)
+    }
+    if (slidesWithin(config, model.positions)) {
+      feeds['window'] = int64([slidingWindow(config, layer) ?? model.positions], [])
     }
     for (const [own, first] of factorNames(side, layer)) feeds[first] = parameterOf(parameters, own)
     const mask = noise?.masks.get(side)?.[layer]
@@ -110,7 +113,7 @@ export function layerStack({ model, weights, ...sessions }: LayerStackOptions): 
       const factors = toShared(dropoutFactors(values, model, seed)).data as Float32Array
       const masks = new Map<Side, Resident[]>()
       for (const side of [compressor, generator]) {
-        const largest = tensorOf(values, side.positions).data.length * config.intermediate_size
+        const largest = tensorOf(values, side.positions).data.length * widestInput(config)
         const parts = Array.from({ length: side.layers }, (_, layer) => layerNoise(factors, layer, largest))
         masks.set(side, await Promise.all(parts.map((part) => runtime.share(float32(part, [part.length])))))
       }

@@ -4,6 +4,7 @@ import { answerLoss, generatorEmbeddings } from '../../clara/generator.ts'
 import { type Base, declareBase, declareRole } from '../../clara/network.ts'
 import { addInput, addOutput, createGraph, type Tensor } from '../../graph/graph.ts'
 import type { EncodedModel } from '../../graph/onnx.ts'
+import type { DecoderConfig } from '../../model/config.ts'
 import { attention, decoderLayer, finalNorm } from '../../model/decoder.ts'
 import { multiply } from '../../ops/elementwise.ts'
 import { reshape } from '../../ops/layout.ts'
@@ -112,14 +113,20 @@ const compressorOptions = ({ compressor }: Stage1Options) =>
 
 const memoryRows = ({ graph, config }: Base) => addInput(graph, 'memory', 'float32', ['memories', config.hidden_size])
 
-function layerPart(base: Base, { config, lora }: Stage1Options, dropout: boolean) {
+/** Whether a layer's window is narrower than the sequences, so that it is an input of the layer graphs. */
+export const slidesWithin = ({ sliding_window: window }: DecoderConfig, positions: number): boolean =>
+  window !== undefined && window < positions
+
+function layerPart(base: Base, { config, lora, positions: longest }: Stage1Options, dropout: boolean) {
   const { graph } = base
   const [batch, length] = ['batch', 'length']
   const positions = addInput(graph, 'positions', 'int64', [batch, length])
   const attentionBias = addInput(graph, 'bias', 'float32', [batch, 1, 1, length, length])
   const hidden = addInput(graph, 'hidden', 'float32', [`${batch}*${length}`, config.hidden_size])
   const noise = dropout ? { factors: addInput(graph, 'dropout', 'float32', ['dropoutLength']) } : undefined
-  const { decoder, parameters } = declareRole(base, LAYER_ROLE, { size: lora, layers: 1, dropout: noise })
+  const { decoder: first, parameters } = declareRole(base, LAYER_ROLE, { size: lora, layers: 1, dropout: noise })
+  const window = slidesWithin(config, longest) ? addInput(graph, 'window', 'int64', []) : undefined
+  const decoder = { ...first, window: () => window }
   const result = decoderLayer(decoder, 0, hidden, attention(decoder, { batch, length, positions, attentionBias }))
   return { result, hidden, parameters }
 }

@@ -1,6 +1,6 @@
 import { MEMORY_ROWS, SALIENT } from '../../clara/compressor.ts'
 import type { ClaraConfig } from '../../clara/config.ts'
-import { saveModel } from '../../clara/model.ts'
+import { saveModel } from '../../clara/model-folder.ts'
 import { ClaraError } from '../../errors.ts'
 import { float32, type HostTensor } from '../../graph/dtype.ts'
 import { readBestCheckpoint, readLastCheckpoint } from '../checkpoint.ts'

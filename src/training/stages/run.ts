@@ -1,3 +1,4 @@
+import { fixedWidth } from '../../clara/batch.ts'
 import { SALIENT } from '../../clara/compressor.ts'
 import { createRandom } from '../../data/random.ts'
 import { ClaraError } from '../../errors.ts'
@@ -38,13 +39,19 @@ export async function runStage1({ config, ...options }: StageRunOptions): Promis
     runtime,
     base,
     lora: { rank: config.lora.rank, alpha: config.lora.alpha },
-    pooling: { config: config.compressor, fixedCount: material.fixedCount, idf: stageIdf(config, material) },
+    pooling: {
+      config: config.compressor,
+      fixedCount: material.fixedCount,
+      idf: stageIdf(config, material),
+      width: fixedWidth(base.config, config.docMaxLength, material.fixedCount),
+    },
     memoryTokens,
     firstMemoryToken: material.firstMemoryToken,
     padId: material.tokenizer.padId,
     // whichever is longer: a row of prompts, or a document with its memory tokens
     positions: Math.max(config.maxLength * config.questionsPerRow, config.docMaxLength + material.fixedCount + 3),
     dropout: config.lora.dropout,
+    frozenWeights: config.frozenWeights,
     mseWeight: config.mseWeight,
     parameters,
   }

@@ -9,6 +9,8 @@ import {
 } from '../../clara/batch.ts'
 import { float32, type HostTensor } from '../../graph/dtype.ts'
 import type { LoraSize } from '../../lora/adapters.ts'
+import { linearModules } from '../../model/config.ts'
+import { frozenWeights } from '../../model/frozen.ts'
 import type { Runtime, Session } from '../../runtime/runtime.ts'
 import type { TrainableModel } from '../model.ts'
 import { dropoutLength, type Stage1Options, stage1Graph } from './graph.ts'
@@ -35,6 +37,8 @@ export interface Stage1ModelOptions {
   readonly dropout: number
   /** λ of the MSE term. */
   readonly mseWeight: number
+  /** How the base's linear layers are held while training. Default: fp32. */
+  readonly frozenWeights?: 'fp32' | 'int8' | undefined
   /** Current values by name; the trainer updates them in place. */
   readonly parameters: ReadonlyMap<string, HostTensor>
 }
@@ -72,8 +76,10 @@ export const labelCount = (batch: StageBatch) => batch.rows.reduce((sum, row) =>
 export async function openStage1(
   options: Stage1ModelOptions,
 ): Promise<TrainableModel<StageBatch> & { readonly session: Session; close(): Promise<void> }> {
-  const training = stage1Graph(graphOptions(options))
-  const session = await options.runtime.open(training.model, options.base.weights)
+  const int8 = options.frozenWeights === 'int8'
+  const training = stage1Graph({ ...graphOptions(options), int8 })
+  const weights = int8 ? await roundedBase(options) : options.base.weights
+  const session = await options.runtime.open(training.model, weights)
   const arrays = new Map(
     training.parameters.map((name) => [name, parameterOf(options.parameters, name).data as Float32Array]),
   )
@@ -98,6 +104,21 @@ export async function openStage1(
     },
     close: () => session.close(),
   }
+}
+
+/** The base with its linear layers in 8 bits. */
+async function roundedBase({ runtime, base }: Stage1ModelOptions): Promise<Map<string, HostTensor>> {
+  const linears = new Map<string, HostTensor>()
+  const others = new Map(base.weights)
+  for (let layer = 0; layer < base.config.num_hidden_layers; layer++) {
+    for (const module of linearModules(base.config).keys()) {
+      const name = `model.layers.${layer}.${module}.weight`
+      const weight = others.get(name)
+      if (weight) linears.set(name, weight)
+      others.delete(name)
+    }
+  }
+  return new Map([...others, ...(await frozenWeights(runtime, linears))])
 }
 
 /** The forward pass alone: losses by label for evaluation. */

@@ -6,6 +6,7 @@ import {
   divide,
   equal,
   exp,
+  less,
   log,
   multiply,
   negate,
@@ -104,6 +105,11 @@ export const elementwiseCases: readonly OperatorCase[] = [
     inputs: { a: indices([1, 2, 3], [3]), b: indices([3, 1], [2, 1]) },
     build: ({ a, b }) => equal(a, b),
     reference: () => [0, 0, 1, 1, 0, 0],
+  }),
+  operatorCase('Less', 'of integers, broadcast', {
+    inputs: { a: indices([1, 2, 3], [3]), b: indices([3, 1], [2, 1]) },
+    build: ({ a, b }) => less(a, b),
+    reference: () => [1, 1, 0, 0, 0, 0],
   }),
   operatorCase('Where', 'every operand broadcast', {
     inputs: { condition: booleans([1, 0, 0], [3]), a: values([2, 1]), b: values([2, 3]) },

@@ -1,20 +1,35 @@
 import { ClaraError } from '../errors.ts'
+import { inverseFrequency, wordScore } from './bm25.ts'
+import { encodeMemory, rowChecksum } from './codec.ts'
+import { missingChunks } from './damage.ts'
+import { checkFilter, matchesFilter } from './filter.ts'
+import { SCHEMA_VERSION } from './schema.ts'
 import type {
   AddOutcome,
   Candidate,
+  Damage,
+  DocumentRecord,
   RowFilter,
-  SearchOptions,
   Store,
   StoreDescription,
   StoredMemory,
   StoreRow,
+  StoreStats,
+  TextSearchOptions,
+  VectorSearchOptions,
+  Verification,
 } from './store.ts'
-import { checkDescription, checkFingerprint, checkLimit, checkRows, checkVector, matchesFilter } from './validation.ts'
+import { checkDescription, checkFingerprint, checkLimit, checkRecords, checkRows, checkVector } from './validation.ts'
+import { dot, unitVector } from './vector.ts'
+import { wordsOf } from './words.ts'
 
 interface Entry {
+  /** Its vector has length 1, so that a dot product with a unit query is the cosine. */
   readonly row: StoreRow
-  /** The row's vector at length 1, so that a dot product with a unit query is the cosine. */
-  readonly direction: Float32Array
+  readonly checksum: string
+  /** How often it holds each of its words, and how many words it has in all. */
+  readonly counts: ReadonlyMap<string, number>
+  readonly length: number
 }
 
 /**
@@ -31,10 +46,16 @@ export async function openInMemoryStore(description: StoreDescription): Promise<
 class InMemoryStore implements Store {
   readonly description: StoreDescription
   readonly #entries = new Map<string, Entry>()
+  readonly #records = new Map<string, DocumentRecord>()
+  /** The ids of each document's rows. */
+  readonly #rowsOf = new Map<string, Set<string>>()
+  /** Which rows hold a word. */
+  readonly #holders = new Map<string, Set<string>>()
+  #length = 0
   #closed = false
 
   constructor(description: StoreDescription) {
-    this.description = { ...description }
+    this.description = structuredClone(description)
   }
 
   async add(rows: readonly StoreRow[], options: { readonly fingerprint: string }): Promise<AddOutcome> {
@@ -48,7 +69,8 @@ class InMemoryStore implements Store {
         outcome.unchanged++
         continue
       }
-      this.#entries.set(row.id, { row: copyRow(row), direction: unitVector(row.vector) })
+      if (present !== undefined) this.#delete(present)
+      this.#insert(entryOf(row))
       if (present === undefined) outcome.added++
       else outcome.replaced++
     }
@@ -63,54 +85,181 @@ class InMemoryStore implements Store {
     })
   }
 
+  async memories(ids: readonly string[]): Promise<(StoredMemory | undefined)[]> {
+    this.#checkOpen()
+    return ids.map((id) => {
+      const entry = this.#entries.get(id)
+      return entry && copyMemory(entry.row.memory)
+    })
+  }
+
+  async contentHashes(ids: readonly string[]): Promise<(string | undefined)[]> {
+    this.#checkOpen()
+    return ids.map((id) => this.#entries.get(id)?.row.contentHash)
+  }
+
+  async putDocuments(records: readonly DocumentRecord[]): Promise<void> {
+    this.#checkOpen()
+    checkRecords(records)
+    for (const record of new Map(records.map((one) => [one.documentId, one])).values()) {
+      this.#records.set(record.documentId, structuredClone(record))
+      for (const entry of this.#document(record.documentId)) if (entry.row.chunk >= record.chunks) this.#delete(entry)
+    }
+  }
+
+  async *documents(ids?: readonly string[]): AsyncGenerator<DocumentRecord> {
+    this.#checkOpen()
+    const wanted = ids && new Set(ids)
+    for (const record of [...this.#records.values()]) {
+      if (wanted === undefined || wanted.has(record.documentId)) yield structuredClone(record)
+    }
+  }
+
   async remove(documentIds: readonly string[]): Promise<number> {
     this.#checkOpen()
-    const documents = new Set(documentIds)
     let removed = 0
-    for (const [id, { row }] of this.#entries) {
-      if (documents.has(row.documentId) && this.#entries.delete(id)) removed++
+    for (const documentId of documentIds) {
+      this.#records.delete(documentId)
+      for (const entry of this.#document(documentId)) {
+        this.#delete(entry)
+        removed++
+      }
     }
     return removed
   }
 
   async count(filter?: RowFilter): Promise<number> {
     this.#checkOpen()
+    checkFilter(filter)
     let count = 0
     for (const { row } of this.#entries.values()) if (matchesFilter(row, filter)) count++
     return count
   }
 
-  async search(vector: Float32Array, options: SearchOptions): Promise<Candidate[]> {
+  async search(vector: Float32Array, options: VectorSearchOptions): Promise<Candidate[]> {
     this.#checkOpen()
     checkFingerprint('The query', options.fingerprint, this.description)
     checkVector('The query vector', vector, this.description)
     checkLimit(options.limit)
+    checkFilter(options.filter)
     const query = unitVector(vector)
     const candidates: Candidate[] = []
-    for (const { row, direction } of this.#entries.values()) {
+    for (const { row } of this.#entries.values()) {
       if (!matchesFilter(row, options.filter)) continue
-      const score = Math.max(-1, Math.min(1, dot(query, direction)))
+      const score = Math.max(-1, Math.min(1, dot(query, row.vector)))
       candidates.push({ id: row.id, documentId: row.documentId, score })
     }
-    candidates.sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1))
-    return candidates.slice(0, options.limit)
+    return best(candidates, options.limit)
+  }
+
+  async searchText(query: string, options: TextSearchOptions): Promise<Candidate[]> {
+    this.#checkOpen()
+    checkLimit(options.limit)
+    checkFilter(options.filter)
+    const scores = new Map<string, number>()
+    const mean = this.#length / this.#entries.size
+    for (const word of new Set(wordsOf(query))) {
+      const holders = this.#holders.get(word) ?? new Set()
+      const idf = inverseFrequency(this.#entries.size, holders.size)
+      for (const id of holders) {
+        const entry = this.#entries.get(id)
+        if (entry === undefined || !matchesFilter(entry.row, options.filter)) continue
+        const score = wordScore(idf, entry.counts.get(word) ?? 0, entry.length / mean)
+        scores.set(id, (scores.get(id) ?? 0) + score)
+      }
+    }
+    const candidates = [...scores].map(([id, score]) => ({
+      id,
+      documentId: this.#entries.get(id)?.row.documentId ?? '',
+      score,
+    }))
+    return best(candidates, options.limit)
   }
 
   async *iterate(filter?: RowFilter): AsyncGenerator<StoreRow> {
     this.#checkOpen()
+    checkFilter(filter)
     for (const { row } of [...this.#entries.values()]) {
       this.#checkOpen()
       if (matchesFilter(row, filter)) yield copyRow(row)
     }
   }
 
+  async stats(): Promise<StoreStats> {
+    this.#checkOpen()
+    let bytes = 0
+    for (const { row } of this.#entries.values()) {
+      bytes += row.memory.tokens.byteLength + row.vector.byteLength + 2 * row.text.length
+      if (row.memory.dtype === 'int8') bytes += row.memory.scales.byteLength
+    }
+    return {
+      driver: 'memory',
+      schemaVersion: SCHEMA_VERSION,
+      documents: this.#records.size,
+      chunks: this.#entries.size,
+      bytes,
+      index: { kind: 'exact', unindexed: 0 },
+    }
+  }
+
+  async compact(): Promise<void> {
+    this.#checkOpen()
+  }
+
+  async verify(): Promise<Verification> {
+    this.#checkOpen()
+    const damaged: Damage[] = []
+    for (const { row, checksum } of this.#entries.values()) {
+      if (checksumOf(row) === checksum) continue
+      damaged.push({ id: row.id, documentId: row.documentId, problem: 'its checksum differs' })
+    }
+    for (const record of this.#records.values()) {
+      const chunks = this.#document(record.documentId).map(({ row }) => row.chunk)
+      damaged.push(...missingChunks(record, chunks))
+    }
+    return { rows: this.#entries.size, damaged }
+  }
+
   async close(): Promise<void> {
     this.#closed = true
     this.#entries.clear()
+    this.#records.clear()
+    this.#rowsOf.clear()
+    this.#holders.clear()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
+  }
+
+  #document(documentId: string): Entry[] {
+    const ids = [...(this.#rowsOf.get(documentId) ?? [])]
+    return ids.map((id) => this.#entries.get(id)).filter((entry) => entry !== undefined)
+  }
+
+  #insert(entry: Entry): void {
+    const { id, documentId } = entry.row
+    this.#entries.set(id, entry)
+    this.#rowsOf.set(documentId, (this.#rowsOf.get(documentId) ?? new Set()).add(id))
+    this.#length += entry.length
+    for (const word of entry.counts.keys()) {
+      const holders = this.#holders.get(word) ?? new Set()
+      holders.add(id)
+      this.#holders.set(word, holders)
+    }
+  }
+
+  #delete(entry: Entry): void {
+    const { id, documentId } = entry.row
+    this.#entries.delete(id)
+    this.#rowsOf.get(documentId)?.delete(id)
+    if (this.#rowsOf.get(documentId)?.size === 0) this.#rowsOf.delete(documentId)
+    this.#length -= entry.length
+    for (const word of entry.counts.keys()) {
+      const holders = this.#holders.get(word)
+      holders?.delete(id)
+      if (holders?.size === 0) this.#holders.delete(word)
+    }
   }
 
   #checkOpen(): void {
@@ -118,31 +267,41 @@ class InMemoryStore implements Store {
   }
 }
 
+function entryOf(given: StoreRow): Entry {
+  const row = { ...copyRow(given), vector: unitVector(given.vector) }
+  const words = wordsOf(row.text)
+  const counts = new Map<string, number>()
+  for (const word of words) counts.set(word, (counts.get(word) ?? 0) + 1)
+  return { row, checksum: checksumOf(row), counts, length: words.length }
+}
+
+function checksumOf(row: StoreRow): string {
+  return rowChecksum({ ...row, memory: encodeMemory(row.memory) })
+}
+
+function best(candidates: Candidate[], limit: number): Candidate[] {
+  return candidates.sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1)).slice(0, limit)
+}
+
 /** Rows are copied in and out: callers transfer arrays to worker threads, which empties the caller's array. */
 function copyRow(row: StoreRow): StoreRow {
+  const { id, documentId, chunk, text, contentHash } = row
+  const metadata = structuredClone(row.metadata)
   return {
-    ...row,
-    metadata: structuredClone(row.metadata),
+    id,
+    documentId,
+    chunk,
+    text,
+    metadata,
+    contentHash,
     memory: copyMemory(row.memory),
     vector: row.vector.slice(),
   }
 }
 
 function copyMemory(memory: StoredMemory): StoredMemory {
-  if (memory.dtype === 'float32') return { ...memory, tokens: memory.tokens.slice() }
-  return { ...memory, tokens: memory.tokens.slice(), scales: memory.scales.slice() }
-}
-
-function unitVector(vector: Float32Array): Float32Array {
-  // Divided by the largest number first: squares of tiny or huge numbers would leave the range.
-  const largest = vector.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
-  const scaled = Float64Array.from(vector, (value) => value / largest)
-  const length = Math.sqrt(scaled.reduce((sum, value) => sum + value * value, 0))
-  return Float32Array.from(scaled, (value) => value / length)
-}
-
-function dot(a: Float32Array, b: Float32Array): number {
-  let sum = 0
-  for (let index = 0; index < a.length; index++) sum += (a[index] ?? 0) * (b[index] ?? 0)
-  return sum
+  const { n, width } = memory
+  if (memory.dtype === 'float32') return { dtype: 'float32', tokens: memory.tokens.slice(), n, width }
+  if (memory.dtype === 'float16') return { dtype: 'float16', tokens: memory.tokens.slice(), n, width }
+  return { dtype: 'int8', tokens: memory.tokens.slice(), scales: memory.scales.slice(), n, width }
 }

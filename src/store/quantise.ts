@@ -1,5 +1,6 @@
 import { ClaraError } from '../errors.ts'
-import type { Float32Memory, Int8Memory, StoredMemory } from './store.ts'
+import { floatFromHalf, halfFromFloat } from './half.ts'
+import type { Float16Memory, Float32Memory, Int8Memory, StoredMemory } from './store.ts'
 
 /*
  * int8 with one scale per token: scale = max |x| / 127 over the token, q = round(x / scale). A quarter of the bytes of
@@ -18,12 +19,7 @@ const largestMagnitude = 3.4028e38
  */
 export function quantiseMemory(memory: Float32Memory): Int8Memory {
   const { n, width, tokens } = memory
-  if (tokens.length !== n * width) {
-    throw new ClaraError('The memory to quantise has the wrong length.', {
-      expected: `${n * width} numbers (${n} tokens of ${width})`,
-      received: String(tokens.length),
-    })
-  }
+  checkLength(memory)
   const codes = new Int8Array(tokens.length)
   const scales = new Float32Array(n)
   for (let token = 0; token < n; token++) {
@@ -47,13 +43,47 @@ export function quantiseMemory(memory: Float32Memory): Int8Memory {
   return { dtype: 'int8', tokens: codes, scales, n, width }
 }
 
+/**
+ * Memory tokens at half precision: half the bytes of float32, each number within 2^-11 of itself (or 2^-25 near zero).
+ *
+ * @param memory Numbers of magnitude below 65,520, row-major [n, width].
+ * @throws ClaraError if the length is not n * width or a number is not finite as a half.
+ */
+export function halveMemory(memory: Float32Memory): Float16Memory {
+  checkLength(memory)
+  const { n, width } = memory
+  const tokens = Uint16Array.from(memory.tokens, (value, index) => {
+    const half = Number.isFinite(value) ? halfFromFloat(value) : 0x7c00
+    if ((half & 0x7c00) !== 0x7c00) return half
+    throw new ClaraError(`Memory token ${Math.floor(index / width)} holds a number that no half can hold.`, {
+      expected: 'magnitudes below 65,520',
+      received: String(value),
+      hint: 'Keep this memory as int8 or float32.',
+    })
+  })
+  return { dtype: 'float16', tokens, n, width }
+}
+
+function checkLength({ n, width, tokens }: Float32Memory): void {
+  if (tokens.length === n * width) return
+  throw new ClaraError('The memory to quantise has the wrong length.', {
+    expected: `${n * width} numbers (${n} tokens of ${width})`,
+    received: String(tokens.length),
+  })
+}
+
 /** The memory tokens as float32, row-major [n, width]; float32 memory comes back as it is, without a copy. */
 export function dequantiseMemory(memory: StoredMemory): Float32Memory {
   if (memory.dtype === 'float32') return memory
-  const { n, width, tokens, scales } = memory
+  const { n, width, tokens } = memory
+  if (memory.dtype === 'float16') {
+    return { dtype: 'float32', tokens: Float32Array.from(tokens, floatFromHalf), n, width }
+  }
   const values = new Float32Array(tokens.length)
-  for (const [index, code] of tokens.entries()) {
-    values[index] = code * (scales[Math.floor(index / width)] ?? 0)
+  for (let token = 0; token < n; token++) {
+    const scale = memory.scales[token] ?? 0
+    const end = (token + 1) * width
+    for (let index = token * width; index < end; index++) values[index] = (tokens[index] ?? 0) * scale
   }
   return { dtype: 'float32', tokens: values, n, width }
 }

@@ -1,7 +1,7 @@
 /*
  * The memory store keeps compressed passages: for each its text, its memory tokens and one compact retrieval vector.
- * It sees typed arrays and a fingerprint, never a model. Retrieval is two steps: `search` finds candidates by the compact
- * vector, and the caller scores the candidates' memory (`get`) with the model's own similarity.
+ * It sees typed arrays and a fingerprint, never a model. Retrieval is two steps: `search` (by the compact vector) and
+ * `searchText` (by words) find candidates, and the caller scores the candidates' memory (`memories`) with the model's own similarity.
  */
 
 /** A value that survives a JSON file and every database's JSON column. */
@@ -17,6 +17,15 @@ export interface Float32Memory {
   readonly width: number
 }
 
+/** Memory tokens at half precision (IEEE 754 binary16), row-major [n, width]. */
+export interface Float16Memory {
+  readonly dtype: 'float16'
+  /** The raw 16 bits of each number. */
+  readonly tokens: Uint16Array
+  readonly n: number
+  readonly width: number
+}
+
 /** Memory tokens as int8, row-major [n, width]; token i is `tokens[i] * scales[i]`. */
 export interface Int8Memory {
   readonly dtype: 'int8'
@@ -27,9 +36,9 @@ export interface Int8Memory {
   readonly width: number
 }
 
-export type StoredMemory = Float32Memory | Int8Memory
+export type StoredMemory = Float32Memory | Float16Memory | Int8Memory
 
-/** One compressed passage. */
+/** One compressed passage. Its strings are well-formed Unicode: a lone surrogate has no place in a file or a database. */
 export interface StoreRow {
   /** Unique in the store. */
   readonly id: string
@@ -42,8 +51,19 @@ export interface StoreRow {
   /** Hash of all that the row was made from (text, metadata, compression settings): a row whose hash is unchanged is not written again. */
   readonly contentHash: string
   readonly memory: StoredMemory
-  /** The compact retrieval vector; any length but zero, since only its direction counts. */
+  /** The compact retrieval vector. Only its direction is kept: any length but zero goes in, length 1 comes out. */
   readonly vector: Float32Array
+}
+
+/** Says that a document is completely stored: written after its rows, so that its presence means that nothing is missing. */
+export interface DocumentRecord {
+  readonly documentId: string
+  /** Hash of the whole document and of all that decides how it is cut and compressed: whether it changed is seen without its passages. */
+  readonly contentHash: string
+  /** How many rows it has, numbered from 0; none is allowed. */
+  readonly chunks: number
+  /** The caller's own, such as the file's path, size and time. */
+  readonly details: JsonValue
 }
 
 /** What is fixed for the whole life of a store. */
@@ -54,29 +74,59 @@ export interface StoreDescription {
   readonly memoryWidth: number
   /** Length of every retrieval vector. */
   readonly vectorWidth: number
+  /** The caller's own, kept with the store from its creation on: how retrieval vectors are made (seed, centre) and the like. */
+  readonly details?: JsonValue
 }
 
-/** Which rows to consider; all given conditions must hold. Plain data, so that a driver can translate it to its query language. */
+/** A value that a filter can ask for. */
+export type Scalar = string | number | boolean | null
+
+/** Conditions on one metadata value; all given ones must hold, and a value of another type, a list or an object meets none. */
+export interface Condition {
+  /** It is one of these. */
+  readonly in?: readonly Scalar[]
+  /** Greater than, at least, less than, at most: numbers among numbers, strings of at most 1,024 bytes among strings, by code point. */
+  readonly gt?: number | string
+  readonly gte?: number | string
+  readonly lt?: number | string
+  readonly lte?: number | string
+}
+
+/** Which rows to consider; all given conditions must hold. Plain data, which a driver translates into its query language. */
 export interface RowFilter {
   /** The row belongs to one of these documents. */
   readonly documentIds?: readonly string[]
-  /** The row's metadata has exactly this value under each key (top level, scalar). */
-  readonly metadata?: Readonly<Record<string, string | number | boolean | null>>
+  /** The row's metadata has exactly this value, or meets these conditions, under each key (top level). */
+  readonly metadata?: Readonly<Record<string, Scalar | Condition>>
+  /** Each of these holds. */
+  readonly and?: readonly RowFilter[]
+  /** At least one of these holds. */
+  readonly or?: readonly RowFilter[]
+  /** This does not hold. */
+  readonly not?: RowFilter
 }
 
-export interface SearchOptions {
+export interface VectorSearchOptions {
   /** Fingerprint of the model that made the query. */
   readonly fingerprint: string
   /** The most candidates to return; more than the store holds is fine. */
   readonly limit: number
   readonly filter?: RowFilter
+  /** Compare with every row, though there be an index. Default: false. */
+  readonly exact?: boolean
 }
 
-/** A row found by its vector; `get` brings the row itself. */
+export interface TextSearchOptions {
+  /** The most candidates to return; more than the store holds is fine. */
+  readonly limit: number
+  readonly filter?: RowFilter
+}
+
+/** A row that a search found; `get` brings the row itself, `memories` its memory alone. */
 export interface Candidate {
   readonly id: string
   readonly documentId: string
-  /** Cosine of the query's and the row's vector, in [-1, 1]. */
+  /** `search`: cosine of the query's and the row's vector, in [-1, 1]. `searchText`: BM25, above 0. */
   readonly score: number
 }
 
@@ -87,7 +137,48 @@ export interface AddOutcome {
   readonly unchanged: number
 }
 
-/** What every driver implements; `test/store/conformance.ts` says the same in tests. */
+export interface StoreStats {
+  /** Which driver keeps the store. */
+  readonly driver: 'memory' | 'lancedb' | 'postgresql'
+  readonly schemaVersion: number
+  /** Completely stored documents. */
+  readonly documents: number
+  /** Rows. */
+  readonly chunks: number
+  /** Bytes that the store takes where it lies, indexes and what is not yet cleaned up included. */
+  readonly bytes: number
+  readonly index: {
+    /** How `search` finds: by comparing with every row, or through an approximate index. */
+    readonly kind: 'exact' | 'approximate'
+    /** Rows that the index does not hold yet; they are compared one by one. */
+    readonly unindexed: number
+    /** Why the last attempt to build or refresh it in the background failed. */
+    readonly problem?: string
+  }
+}
+
+/** Something that `verify` found. */
+export interface Damage {
+  /** The row, where it could be read or told from its document. */
+  readonly id?: string
+  readonly documentId?: string
+  readonly problem: string
+}
+
+export interface Verification {
+  /** Rows that were read. */
+  readonly rows: number
+  /** Nothing, when the store is sound. At most 10,000 are named. */
+  readonly damaged: readonly Damage[]
+}
+
+/**
+ * What every driver implements; `test/store/conformance.ts` says the same in tests.
+ *
+ * Every call that writes is all or nothing, survives the end of the process once its promise is fulfilled, and excludes other writers, those of
+ * other processes too: a second one waits, and fails with an error that names the holder when it waits too long. Readers wait for
+ * nobody, and each call sees the store as one moment left it.
+ */
 export interface Store extends AsyncDisposable {
   readonly description: StoreDescription
   /**
@@ -99,19 +190,42 @@ export interface Store extends AsyncDisposable {
   add(rows: readonly StoreRow[], options: { readonly fingerprint: string }): Promise<AddOutcome>
   /** The rows with these ids, in the order of the ids; undefined where there is none. */
   get(ids: readonly string[]): Promise<(StoreRow | undefined)[]>
-  /** Removes all rows of these documents; returns how many. Unknown documents are no error. */
+  /** The memory of the rows with these ids, in their order: less to read than whole rows. */
+  memories(ids: readonly string[]): Promise<(StoredMemory | undefined)[]>
+  /** The content hashes of the rows with these ids, in their order. */
+  contentHashes(ids: readonly string[]): Promise<(string | undefined)[]>
+  /**
+   * Records that documents are completely stored. Rows of theirs numbered `chunks` or more, left from an older, longer text, are removed;
+   * a record that was there is replaced. When one document comes more than once, its last record holds.
+   */
+  putDocuments(records: readonly DocumentRecord[]): Promise<void>
+  /** The records of completely stored documents, or those of these ids, in no particular order. */
+  documents(ids?: readonly string[]): AsyncIterable<DocumentRecord>
+  /** Removes the records and all rows of these documents; returns how many rows. Unknown documents are no error. */
   remove(documentIds: readonly string[]): Promise<number>
   /** Number of rows, or of those that pass the filter. */
   count(filter?: RowFilter): Promise<number>
   /**
    * The rows whose vectors point most nearly the same way as the query's, best first, equal scores by id. A driver may
-   * search approximately.
+   * search approximately, unless `exact` is asked for.
    *
-   * @throws ClaraError if the fingerprint is another model's, or the vector or the limit is malformed.
+   * @throws ClaraError if the fingerprint is another model's, or the vector, the limit or the filter is malformed.
    */
-  search(vector: Float32Array, options: SearchOptions): Promise<Candidate[]>
-  /** Every row that passes the filter, once, in no particular order; rows written meanwhile may or may not appear. */
+  search(vector: Float32Array, options: VectorSearchOptions): Promise<Candidate[]>
+  /**
+   * The rows that share words with the query, by BM25 (k1 1.2, b 0.75), best first; words are those of {@link wordsOf}. None when nothing
+   * is shared. A driver may take its word statistics from a moment ago.
+   *
+   * @throws ClaraError if the limit or the filter is malformed.
+   */
+  searchText(query: string, options: TextSearchOptions): Promise<Candidate[]>
+  /** Every row that passes the filter, once, in no particular order, as one moment left them, whatever is written meanwhile. */
   iterate(filter?: RowFilter): AsyncIterable<StoreRow>
-  /** Releases what the driver holds; any later call but `close` fails. */
+  stats(): Promise<StoreStats>
+  /** Brings every index up to date, joins small files and gives back the space of what was replaced and removed. */
+  compact(): Promise<void>
+  /** Reads everything, compares it with its checksums, and documents with their rows. */
+  verify(): Promise<Verification>
+  /** Waits for work in the background and releases what the driver holds; any later call but `close` fails. */
   close(): Promise<void>
 }

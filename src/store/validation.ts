@@ -1,5 +1,5 @@
 import { ClaraError } from '../errors.ts'
-import type { RowFilter, StoreDescription, StoredMemory, StoreRow } from './store.ts'
+import type { DocumentRecord, StoreDescription, StoredMemory, StoreRow } from './store.ts'
 
 /* The checks that all drivers share, so that a bad row is refused alike whatever the database would have made of it. */
 
@@ -10,6 +10,32 @@ export function checkDescription(description: StoreDescription): void {
   }
   checkCount('memoryWidth of the store', description.memoryWidth)
   checkCount('vectorWidth of the store', description.vectorWidth)
+  if (description.details !== undefined) checkJson('the description of the store', 'details', description.details)
+}
+
+/**
+ * Whether a store that is there is the one that was asked for. What the caller keeps in `details` may differ: what is stored holds.
+ *
+ * @param name The store, as in "The store \"kb\"".
+ * @throws ClaraError that names both fingerprints, or both widths.
+ */
+export function checkSameStore(name: string, stored: StoreDescription, asked: StoreDescription): void {
+  checkDescription(asked)
+  if (stored.fingerprint !== asked.fingerprint) {
+    throw new ClaraError(`${name} was written by another model.`, {
+      expected: `model fingerprint ${JSON.stringify(stored.fingerprint)}`,
+      received: JSON.stringify(asked.fingerprint),
+      hint: 'Load the model that wrote the store, or compress the documents again into a new store.',
+    })
+  }
+  for (const width of ['memoryWidth', 'vectorWidth'] as const) {
+    if (stored[width] === asked[width]) continue
+    throw new ClaraError(`${name} has another ${width}.`, {
+      expected: String(stored[width]),
+      received: String(asked[width]),
+      hint: 'Open it with the settings that it was made with, or compress the documents again into a new store.',
+    })
+  }
 }
 
 /**
@@ -42,21 +68,15 @@ export function checkRows(rows: readonly StoreRow[], description: StoreDescripti
 }
 
 function checkRow(row: StoreRow, description: StoreDescription): void {
-  for (const field of ['id', 'documentId', 'contentHash'] as const) {
-    if (typeof row[field] !== 'string' || row[field] === '') {
-      throw new ClaraError(`A row's ${field} is missing.`, {
-        expected: 'a non-empty string',
-        received: String(JSON.stringify(row[field])),
-      })
-    }
-  }
+  for (const field of ['id', 'documentId', 'contentHash'] as const) checkName(`A row's ${field}`, row[field])
   const name = `row ${JSON.stringify(row.id)}`
   if (typeof row.text !== 'string') {
     throw new ClaraError(`The text of ${name} is not a string.`, { received: typeof row.text })
   }
-  if (!Number.isSafeInteger(row.chunk) || row.chunk < 0) {
+  checkWellFormed(`The text of ${name}`, row.text)
+  if (!isOrdinal(row.chunk)) {
     throw new ClaraError(`The chunk number of ${name} is not valid.`, {
-      expected: 'an integer from 0',
+      expected: 'an integer from 0 to 2147483647',
       received: String(row.chunk),
     })
   }
@@ -65,36 +85,88 @@ function checkRow(row: StoreRow, description: StoreDescription): void {
   checkVector(`The vector of ${name}`, row.vector, description)
 }
 
+/** @throws ClaraError if any record is malformed. */
+export function checkRecords(records: readonly DocumentRecord[]): void {
+  for (const record of records) {
+    for (const field of ['documentId', 'contentHash'] as const) checkName(`A document record's ${field}`, record[field])
+    const name = `the record of document ${JSON.stringify(record.documentId)}`
+    if (!isOrdinal(record.chunks)) {
+      throw new ClaraError(`The number of chunks in ${name} is not valid.`, {
+        expected: 'an integer from 0 to 2147483647',
+        received: String(record.chunks),
+      })
+    }
+    checkJson(name, 'details', record.details)
+  }
+}
+
+/** Databases keep it in 32 bits. */
+function isOrdinal(value: number): boolean {
+  return Number.isInteger(value) && value >= 0 && value <= 2147483647
+}
+
+function checkName(what: string, value: unknown): void {
+  if (typeof value !== 'string' || value === '') {
+    throw new ClaraError(`${what} is missing.`, {
+      expected: 'a non-empty string',
+      received: String(JSON.stringify(value)),
+    })
+  }
+  checkWellFormed(what, value)
+}
+
+function checkWellFormed(what: string, value: string): void {
+  if (!isWellFormed(value)) {
+    throw new ClaraError(`${what} is not well-formed Unicode: it holds half of a surrogate pair.`, {
+      received: JSON.stringify(value.slice(0, 100)),
+      hint: 'Replace such halves first, with text.toWellFormed().',
+    })
+  }
+}
+
+function isWellFormed(value: string): boolean {
+  return !/\p{Surrogate}/u.test(value)
+}
+
 /** Only what JSON carries unchanged: a value that a database would drop or alter is refused before it is lost. */
 function checkMetadata(name: string, metadata: unknown): void {
   if (!isPlainObject(metadata)) {
     throw new ClaraError(`The metadata of ${name} is not an object.`, { expected: 'a plain object of JSON values' })
   }
-  const path = findNonJson(metadata, 'metadata', 0)
+  checkJson(name, 'metadata', metadata)
+}
+
+function checkJson(name: string, field: string, value: unknown): void {
+  const path = findNonJson(value, field, 0)
   if (path !== undefined) {
     throw new ClaraError(`In ${name}, ${path} is not a JSON value.`, {
-      expected: 'strings, finite numbers, booleans, null, lists and plain objects, at most 32 deep',
+      expected: 'well-formed strings, finite numbers, booleans, null, lists and plain objects, at most 32 deep',
     })
   }
 }
 
 function findNonJson(value: unknown, path: string, depth: number): string | undefined {
-  if (value === null || typeof value === 'string' || typeof value === 'boolean') return undefined
+  if (value === null || typeof value === 'boolean') return undefined
+  if (typeof value === 'string') return isWellFormed(value) ? undefined : path
   if (typeof value === 'number') return Number.isFinite(value) ? undefined : path
   const isList = Array.isArray(value)
   if (depth > 32 || !(isList || isPlainObject(value))) return path
   for (const [key, item] of Object.entries(value)) {
+    if (!isWellFormed(key)) return path
     const found = findNonJson(item, isList ? `${path}[${key}]` : `${path}.${key}`, depth + 1)
     if (found !== undefined) return found
   }
   return undefined
 }
 
-function isPlainObject(value: unknown): value is Record<string, unknown> {
+/** Whether it is an object literal's value, and no list, date or the like. */
+export function isPlainObject(value: unknown): value is Record<string, unknown> {
   if (typeof value !== 'object' || value === null) return false
   const prototype: unknown = Object.getPrototypeOf(value)
   return prototype === Object.prototype || prototype === null
 }
+
+const arrayTypes = { float32: Float32Array, float16: Uint16Array, int8: Int8Array } as const
 
 function checkMemory(name: string, memory: StoredMemory, width: number): void {
   checkCount(`number of memory tokens of ${name}`, memory.n)
@@ -104,16 +176,21 @@ function checkMemory(name: string, memory: StoredMemory, width: number): void {
       received: String(memory.width),
     })
   }
-  const expectedType = memory.dtype === 'int8' ? Int8Array : memory.dtype === 'float32' ? Float32Array : undefined
+  const expectedType = Object.hasOwn(arrayTypes, memory.dtype) ? arrayTypes[memory.dtype] : undefined
   if (expectedType === undefined || !(memory.tokens instanceof expectedType)) {
     throw new ClaraError(`The memory of ${name} has an element type that does not fit its array.`, {
-      expected: 'dtype "float32" with a Float32Array, or "int8" with an Int8Array',
+      expected: 'dtype "float32" with a Float32Array, "float16" with a Uint16Array, or "int8" with an Int8Array',
     })
   }
   checkLength(`memory of ${name}`, memory.tokens, memory.n * width, `${memory.n} tokens of ${width}`)
   if (memory.dtype === 'float32') {
     checkFinite(`The memory of ${name}`, memory.tokens)
     return
+  }
+  if (memory.dtype === 'float16') {
+    const index = memory.tokens.findIndex((half) => (half & 0x7c00) === 0x7c00)
+    if (index < 0) return
+    throw new ClaraError(`The memory of ${name} holds a half that is not finite.`, { received: `position ${index}` })
   }
   if (!(memory.scales instanceof Float32Array)) {
     throw new ClaraError(`The int8 memory of ${name} has no scales.`, {
@@ -147,15 +224,6 @@ export function checkVector(what: string, vector: Float32Array, description: Sto
 /** @throws ClaraError unless the limit is a positive integer. */
 export function checkLimit(limit: number): void {
   checkCount('limit of the search', limit)
-}
-
-/** Whether a row passes the filter: the meaning that a driver's own query must reproduce. */
-export function matchesFilter(row: Pick<StoreRow, 'documentId' | 'metadata'>, filter: RowFilter | undefined): boolean {
-  if (filter?.documentIds !== undefined && !filter.documentIds.includes(row.documentId)) return false
-  for (const [key, value] of Object.entries(filter?.metadata ?? {})) {
-    if (!Object.hasOwn(row.metadata, key) || row.metadata[key] !== value) return false
-  }
-  return true
 }
 
 function checkCount(what: string, value: number): void {

@@ -1,0 +1,13 @@
+import { readIsolated } from '../isolated.ts'
+import type { Reader } from './reader.ts'
+
+/** Word documents (Office Open XML): text, headings, lists, tables, footnotes; no pictures. */
+export const docxReader: Reader = {
+  name: 'docx',
+  extensions: ['docx', 'docm', 'dotx'],
+  mediaTypes: ['application/vnd.openxmlformats-officedocument.wordprocessingml.document'],
+  async *read(input, { limits, signal }) {
+    const bytes = await input.bytes(limits.bytes)
+    yield await readIsolated({ kind: 'docx', bytes }, limits, input.name, signal)
+  },
+}

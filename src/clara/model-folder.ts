@@ -75,7 +75,7 @@ export function basePlaces(
 }
 
 /** The folder of a base model, which may be a file. */
-const folderOf = (basePath: string): string =>
+export const folderOf = (basePath: string): string =>
   ['.gguf', '.safetensors'].includes(extname(basePath)) ? dirname(basePath) : basePath
 
 /** @throws ClaraError when the base at hand is not the one that the adapters were trained on. */

@@ -27,6 +27,7 @@ import { EMBEDDING, HEAD } from './network.ts'
 import { checkpointTensors, openModel } from './open.ts'
 import { findPublishedBase, readPublished, readPublishedParts } from './published.ts'
 import { layoutOf, settingsOf } from './published-config.ts'
+import { stopTokens } from './stop-tokens.ts'
 import { type StoredTables, type StoreOptions, storedLayers, storedTables } from './stored-base.ts'
 
 /** What decides whether a model's weights are kept in files. */
@@ -107,6 +108,7 @@ async function publishedModel(folder: string, model: ModelOptions, options: Stor
     config,
     parameters,
     idf: undefined,
+    stopIds: await stopTokens(parts.baseFolder, tokenizer),
     stage: parts.config.training_stage,
     fingerprint: tables.fingerprint,
   }
@@ -154,6 +156,7 @@ async function ownModel(folder: string, model: ModelOptions, options: StoreOptio
     config,
     parameters: new Map([...parameters].map(([name, value]) => [name, toShared(value)])),
     idf: idf instanceof Float32Array ? idf : undefined,
+    stopIds: await stopTokens(places.base, tokenizer),
     stage: file.stage,
     fingerprint: tables.fingerprint,
   }

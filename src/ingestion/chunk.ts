@@ -1,6 +1,6 @@
 import type { Heading, Page } from './document.ts'
 import type { SourceDocument } from './ingest.ts'
-import { type Chunk, splitText } from './split.ts'
+import { type Chunk, chunksOf } from './split.ts'
 
 export interface ChunkOptions {
   /** The most that a chunk may count, its context included. */
@@ -31,13 +31,14 @@ const CHARACTERS_PER_TOKEN = 16
 const SEPARATOR = ' > '
 
 /**
- * Cuts a document into chunks by its structure ({@link splitText}); context and text of each count at most `maxTokens` together.
- * @throws ClaraError as splitText.
+ * Cuts a document into chunks by its structure, as {@link chunksOf} does, one by one as they are taken; context and text of each count at
+ * most `maxTokens` together.
+ * @throws ClaraError as chunksOf, when the first is taken.
  */
-export function chunkDocument(
+export function* chunkDocument(
   { title, text, headings, pages, lines }: Pick<SourceDocument, 'title' | 'text' | 'headings' | 'pages' | 'lines'>,
   { maxTokens, count, overlap = 0, context: kind = 'headings' }: ChunkOptions,
-): DocumentChunk[] {
+): Generator<DocumentChunk, void, undefined> {
   const paths = headingPaths(headings)
   const pathAt = (offset: number) => {
     const index = lastAt(headings, offset)
@@ -71,19 +72,21 @@ export function chunkDocument(
     if (last.offset !== offset) last = { offset, context: contextAt(offset) }
     return last.context
   }
-  const chunks = splitText(text, {
+  const chunks = chunksOf(text, {
     maxTokens,
     overlap,
     headings,
     lines,
     count: (stretch, start) => count(contextOnce(start) + stretch),
   })
-  return chunks.map((chunk) => ({
-    ...chunk,
-    headings: pathAt(chunk.start).map((heading) => heading.title),
-    ...pagesOf(pages, chunk),
-    context: contextOnce(chunk.start),
-  }))
+  for (const chunk of chunks) {
+    yield {
+      ...chunk,
+      headings: pathAt(chunk.start).map((heading) => heading.title),
+      ...pagesOf(pages, chunk),
+      context: contextOnce(chunk.start),
+    }
+  }
 }
 
 const joined = (names: readonly string[]) => (names.length === 0 ? '' : `${names.join(SEPARATOR)}: `)

@@ -131,7 +131,7 @@ async function judge(visit: Visit, path: string, entry: Kind, layers: readonly L
 }
 
 /** Whether a path, both real, is the folder or lies in it. */
-export function isInside(folder: string, path: string): boolean {
+function isInside(folder: string, path: string): boolean {
   return path === folder || path.startsWith(folder.endsWith(sep) ? folder : folder + sep)
 }
 

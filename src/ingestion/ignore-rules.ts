@@ -10,8 +10,20 @@ import { isBinaryName } from './readers/choose.ts'
 export const ignoreFileNames = ['.gitignore', '.ignore', '.claraignore'] as const
 /** An ignore file beyond this is no ignore file. */
 const LARGEST_IGNORE_FILE = 256 * 1024
-/** Left out unless ignoreFiles is off: what package managers fetched. */
-const ALWAYS = ['node_modules/', 'bower_components/', '__pycache__/', '.venv/', 'venv/']
+/** Left out unless ignoreFiles is off: what package managers fetched, and what programs wrote for programs. */
+const ALWAYS = [
+  ...['node_modules/', 'bower_components/', '__pycache__/', '.venv/', 'venv/'],
+  ...[
+    'package-lock.json',
+    'npm-shrinkwrap.json',
+    'yarn.lock',
+    'pnpm-lock.yaml',
+    'bun.lock',
+    'Cargo.lock',
+    'poetry.lock',
+  ],
+  ...['uv.lock', 'composer.lock', 'Gemfile.lock', 'go.sum', '*.min.js', '*.min.css', '*.map'],
+]
 
 /** The patterns that hold in one folder, after those of the folders around it. */
 export interface Layer {

@@ -74,7 +74,7 @@ export const folderOptionsSchema = z.strictObject({
   exclude: z.array(z.string().min(1)).default([]),
   /** Whether names that begin with a dot are read. */
   hidden: z.boolean().default(false),
-  /** Whether .gitignore, .ignore and .claraignore, in the folder and below, are obeyed, and node_modules left out. */
+  /** Whether .gitignore, .ignore and .claraignore, in the folder and below, are obeyed, and node_modules, lock files and the like left out. */
   ignoreFiles: z.boolean().default(true),
   /** Whether symbolic links are followed, as far as they stay inside the folder. Each folder is then entered once. */
   followLinks: z.boolean().default(false),

@@ -46,6 +46,11 @@ const LEAST_PARAGRAPHS = 0.5
  * @throws ClaraError when maxTokens is below 1, overlap is more than half of it, or a single character counts more.
  */
 export function splitText(text: string, options: SplitOptions): Chunk[] {
+  return [...chunksOf(text, options)]
+}
+
+/** The same one by one: a long text is cut no further than its chunks are taken. */
+export function* chunksOf(text: string, options: SplitOptions): Generator<Chunk, void, undefined> {
   const { maxTokens, count, overlap = 0, headings = [] } = options
   if (!Number.isSafeInteger(maxTokens) || maxTokens < 1) {
     throw new ClaraError('A chunk cannot hold so many tokens.', {
@@ -59,7 +64,6 @@ export function splitText(text: string, options: SplitOptions): Chunk[] {
       received: String(overlap),
     })
   }
-  const chunks: Chunk[] = []
   const cut = cutter(text, options)
   const beginnings = new Set(headings.map(({ start }) => start))
   /** Where what no chunk holds yet begins. */
@@ -73,7 +77,7 @@ export function splitText(text: string, options: SplitOptions): Chunk[] {
       end = cut(start)
     }
     const trimmed = text.slice(start, end).trimEnd()
-    chunks.push({ text: trimmed, start, end: start + trimmed.length })
+    yield { text: trimmed, start, end: start + trimmed.length }
     next = skipSpace(text, end)
     // what begins under a heading of its own needs nothing of what stands before it
     start =
@@ -81,7 +85,6 @@ export function splitText(text: string, options: SplitOptions): Chunk[] {
         ? next
         : (overlapStart(trimmed, start, overlap, count, options.lines ?? false) ?? next)
   }
-  return chunks
 }
 
 /** Where a chunk that begins at an offset ends, white space included. */

@@ -14,7 +14,7 @@ const whole = { headings: [], pages: [], lines: false }
 async function chunksOf(name: string, content: string, options: Partial<ChunkOptions> & { maxTokens: number }) {
   const [document] = await documentsOf([write(name, content)])
   if (document === undefined) throw new Error('no document')
-  return chunkDocument(document, { count, ...options })
+  return [...chunkDocument(document, { count, ...options })]
 }
 
 describe('structure', () => {
@@ -91,7 +91,7 @@ describe('structure', () => {
       { number: 3, start: 12, end: 30 },
     ]
     const text = 'Aaa bbb cc\n\nDd ee ff. Gg hh.'
-    const chunks = chunkDocument({ ...whole, text, pages }, { maxTokens: 4, count })
+    const chunks = [...chunkDocument({ ...whole, text, pages }, { maxTokens: 4, count })]
     expect(chunks.map((chunk) => [chunk.text, chunk.page, chunk.lastPage])).toEqual([
       ['Aaa bbb cc', 1, 1],
       ['Dd ee ff.', 3, 3],
@@ -102,7 +102,7 @@ describe('structure', () => {
 
 describe('overlap', () => {
   const chunks = (text: string, maxTokens: number, overlap: number) =>
-    chunkDocument({ ...whole, text }, { maxTokens, overlap, count }).map((chunk) => chunk.text)
+    [...chunkDocument({ ...whole, text }, { maxTokens, overlap, count })].map((chunk) => chunk.text)
 
   test('repeats whole sentences where they fit, else words', () => {
     expect(chunks('A b. C d. E f. G h. I j.', 9, 3)).toEqual(['A b. C d. E f.', 'E f. G h. I j.'])
@@ -159,7 +159,7 @@ test('chunks hold every word once or, by overlap, twice; fit; cut no word; and k
       fc.constantFrom('headings', 'title', 'none'),
       ({ text, headings, pages }, maxTokens, overlap, lines, context) => {
         const document = { title: 'The title', text, headings, pages, lines }
-        const chunks = chunkDocument(document, { maxTokens, overlap, count, context })
+        const chunks = [...chunkDocument(document, { maxTokens, overlap, count, context })]
         let [reached, previousEnd] = [0, 0]
         for (const chunk of chunks) {
           expect(chunk.text).toBe(text.slice(chunk.start, chunk.end))

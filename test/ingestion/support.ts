@@ -133,7 +133,7 @@ export interface ZipEntryOptions {
   readonly flags?: number
 }
 
-export function zipOf(entries: readonly ZipEntryOptions[]): Buffer {
+function zipOf(entries: readonly ZipEntryOptions[]): Buffer {
   const parts: Buffer[] = []
   const directory: Buffer[] = []
   let at = 0

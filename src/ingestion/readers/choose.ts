@@ -29,13 +29,13 @@ const unspecific = new Set(['', 'application/octet-stream', 'binary/octet-stream
 
 /** Extensions of files that are certainly nothing to read: they are not even opened. */
 const binaryExtensions = new Set(
-  '7z a avi bin bmp bz2 class dat db dll dmg doc dylib eot exe flac gguf gif gz ico iso jar jpeg jpg m4a mkv mov mp3 mp4 npy npz o ogg onnx otf parquet pdb png pptx psd pth pt pyc rar safetensors so sqlite tar tif tiff ttf war wasm wav webm webp woff woff2 xls xlsx xz zip zst'.split(
+  '7z a avi bin bmp bz2 class dat db dll dmg doc dylib eot exe flac gguf gif gz ico iso jar jpeg jpg m4a mkv mov mp3 mp4 npy npz o ogg onnx otf parquet pdb png pptx psd pth pt pyc rar safetensors so sqlite svg tar tif tiff ttf war wasm wav webm webp woff woff2 xls xlsx xz zip zst'.split(
     ' ',
   ),
 )
 
 /** The extension of a name, in lower case, without the dot; empty where there is none. */
-export function extensionOf(path: string): string {
+function extensionOf(path: string): string {
   return /[^/\\]\.([\p{L}\p{N}]+)$/u.exec(path)?.[1]?.toLowerCase() ?? ''
 }
 

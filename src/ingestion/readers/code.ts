@@ -44,7 +44,7 @@ const languages: Readonly<Record<string, readonly string[]>> = {
   toml: ['toml', 'ini', 'cfg', 'conf', 'properties', 'env'],
   typescript: ['ts', 'mts', 'cts', 'tsx'],
   vue: ['vue'],
-  xml: ['xml', 'xsd', 'xsl', 'svg', 'plist'],
+  xml: ['xml', 'xsd', 'xsl', 'plist'],
   yaml: ['yaml', 'yml'],
   zig: ['zig'],
 }

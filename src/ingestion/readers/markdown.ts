@@ -29,7 +29,7 @@ export const markdownReader: Reader = {
 }
 
 /** The first heading of level 1. */
-export function mainHeading(headings: readonly Heading[]): string | undefined {
+function mainHeading(headings: readonly Heading[]): string | undefined {
   const heading = headings.find(({ level }) => level === 1)
   return heading === undefined || heading.title === '' ? undefined : heading.title
 }
@@ -67,7 +67,7 @@ const UNDERLINE = /^ {0,3}(=+|-+)[ \t]*$/
 const NOT_PARAGRAPH = /^(?: {4}|\t| {0,3}(?:[-*+>|<]|\d{1,9}[.)]\s))/
 
 /** The headings of a Markdown text, those in blocks of code left out. */
-export function markdownHeadings(text: string): Heading[] {
+function markdownHeadings(text: string): Heading[] {
   const headings: Heading[] = []
   let fence: string | undefined
   let comment = false

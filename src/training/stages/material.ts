@@ -1,6 +1,6 @@
-import { dirname, extname } from 'node:path'
 import { openWeights } from '../../checkpoint/weights.ts'
 import { type BaseModel, loadBase } from '../../clara/base.ts'
+import { folderOf } from '../../clara/model-folder.ts'
 import { claraTokens } from '../../clara/prompts.ts'
 import { loadTokenizer } from '../../tokenizer/load.ts'
 import type { Tokenizer } from '../../tokenizer/types.ts'
@@ -23,8 +23,7 @@ export interface StageMaterial extends StageData {
 }
 
 /** Folder of the base's tokenizer: the configured one, or where the base itself lies. */
-export const tokenizerFolder = ({ tokenizer, base }: StageConfig): string =>
-  tokenizer ?? (extname(base) === '' ? base : dirname(base))
+export const tokenizerFolder = ({ tokenizer, base }: StageConfig): string => tokenizer ?? folderOf(base)
 
 /** Reads base, tokenizer and data of a run. The same configuration gives the same material. */
 export async function stageMaterial(config: StageConfig): Promise<StageMaterial> {

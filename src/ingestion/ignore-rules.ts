@@ -1,7 +1,7 @@
 import { constants } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
-import ignore, { type Ignore } from 'ignore'
+import ignore from 'ignore'
 import picomatch from 'picomatch'
 import type { FolderOptions } from './options.ts'
 import { isBinaryName } from './readers/choose.ts'
@@ -29,7 +29,27 @@ const ALWAYS = [
 export interface Layer {
   /** Path of the folder below the root, with a slash at its end; empty for the root. */
   readonly prefix: string
-  readonly patterns: Ignore
+  readonly patterns: Patterns
+}
+
+interface Patterns {
+  readonly test: (path: string) => { readonly ignored: boolean; readonly unignored: boolean }
+}
+
+/** The library remembers every path that it was asked about: after so many, it is made anew. */
+const MOST_REMEMBERED = 10_000
+
+function patternsOf(lines: string): Patterns {
+  // file names are told apart by case, as git does
+  const create = () => ignore({ allowRelativePaths: true, ignorecase: false }).add(lines)
+  let matcher = create()
+  let asked = 0
+  return {
+    test(path) {
+      if (++asked % MOST_REMEMBERED === 0) matcher = create()
+      return matcher.test(path)
+    },
+  }
 }
 
 /** Decides about names; knows nothing of what is on disk. */
@@ -41,11 +61,8 @@ export interface Rules {
   readonly reason: (path: string, isFolder: boolean, layers: readonly Layer[]) => string | undefined
 }
 
-// as git does it where file names are told apart by case
-const patternsOf = () => ignore({ allowRelativePaths: true, ignorecase: false })
-
 export function createRules({ include, exclude, hidden, ignoreFiles }: FolderOptions): Rules {
-  const excluded = patternsOf().add([...(ignoreFiles ? ALWAYS : []), ...exclude])
+  const excluded = patternsOf([...(ignoreFiles ? ALWAYS : []), ...exclude].join('\n'))
   const included =
     include.length === 0
       ? undefined
@@ -60,7 +77,7 @@ export function createRules({ include, exclude, hidden, ignoreFiles }: FolderOpt
       const name = path.slice(path.lastIndexOf('/') + 1)
       if (!hidden && name.startsWith('.')) return 'hidden'
       const asked = isFolder ? `${path}/` : path
-      if (excluded.ignores(asked)) return 'excluded'
+      if (excluded.test(asked).ignored) return 'excluded'
       if (ignoreFiles && ignoredBy(layers, asked)) return 'ignored'
       if (isFolder) return undefined
       if (included && !included(path)) return 'not included'
@@ -73,7 +90,11 @@ export function createRules({ include, exclude, hidden, ignoreFiles }: FolderOpt
 function ignoredBy(layers: readonly Layer[], path: string): boolean {
   for (const { prefix, patterns } of [...layers].reverse()) {
     if (!path.startsWith(prefix)) continue
-    const { ignored, unignored } = patterns.test(path.slice(prefix.length))
+    const below = path.slice(prefix.length)
+    const [, folder = '', name = ''] = /^((?:[^/]*\/)*)([^/]+\/?)$/.exec(below) ?? []
+    // the folder was entered all the same, since an inner one brought it back: only what is said of the name itself counts
+    const isBroughtBack = folder !== '' && patterns.test(folder).ignored
+    const { ignored, unignored } = patterns.test(isBroughtBack ? name : below)
     if (ignored || unignored) return ignored
   }
   return false
@@ -86,7 +107,7 @@ export async function readLayer(folder: string, prefix: string): Promise<Layer |
     const text = await readSmall(join(folder, name))
     if (text !== undefined) texts.push(text)
   }
-  return texts.length === 0 ? undefined : { prefix, patterns: patternsOf().add(texts.join('\n')) }
+  return texts.length === 0 ? undefined : { prefix, patterns: patternsOf(texts.join('\n')) }
 }
 
 async function readSmall(path: string): Promise<string | undefined> {

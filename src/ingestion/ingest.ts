@@ -21,7 +21,7 @@ export const ingestOptionsSchema = z.strictObject({
 export type IngestOptions = z.input<typeof ingestOptionsSchema> & {
   /**
    * What was noted of a file when it was last read; asked once a file. A file of the same size and time costs no more than this
-   * question, one of the same bytes no more than reading them.
+   * question, one of the same bytes no more than reading them; a web page is fetched to compare it.
    */
   readonly known?: (path: string) => Stamp | undefined | Promise<Stamp | undefined>
   /** For the path `-`. Default: the process's standard input. */
@@ -103,8 +103,8 @@ async function* ingestOne(input: string, context: Context): AsyncGenerator<Inges
   }
   if (isWebAddress(input)) {
     const { allowNetwork, limits } = context.settings
-    const { bytes, seconds } = limits
-    const options = { allowNetwork, bytes, seconds, ...pick(context) }
+    const { documentBytes, seconds } = limits
+    const options = { allowNetwork, bytes: documentBytes, seconds, ...pick(context) }
     yield* readSource(input, () => openWebPage(input, options), context, true)
     return
   }
@@ -186,7 +186,18 @@ async function* readSource(
   try {
     const now = Date.now()
     source = await open()
-    const input = await openInput(source, signal)
+    let input = await openInput(source, signal)
+    const earlier = source.stat === undefined ? await context.known?.(path) : undefined
+    if (earlier !== undefined) {
+      // what is no file can only be compared once it is here
+      const bytes = await input.bytes(settings.limits.documentBytes)
+      const { sha256, size } = await input.finish()
+      if (sha256 === earlier.sha256) {
+        yield { kind: 'unchanged', path, stamp: { size, sha256, mtimeMs: now } }
+        return
+      }
+      input = await openInput({ ...source, pieces: piecesOf(bytes) }, signal)
+    }
     const reader =
       settings.reader === undefined
         ? chooseReader(source.path, input.head, source.name, source.mediaType)
@@ -215,6 +226,10 @@ async function* readSource(
   } finally {
     await source?.close()
   }
+}
+
+async function* piecesOf(bytes: Uint8Array): AsyncGenerator<Uint8Array, void, undefined> {
+  yield bytes
 }
 
 function complete(read: ReadDocument, path: string, ownIds: boolean): SourceDocument {

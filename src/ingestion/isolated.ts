@@ -3,14 +3,15 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { ClaraError } from '../errors.ts'
 import type { Heading, JsonValue, Page } from './document.ts'
 import type { ReadLimits } from './options.ts'
+import { type Input, tooLarge } from './source.ts'
 
 /** What to read: the bytes, or a file and the hash that it must have. */
-export type IsolatedJob =
+type IsolatedJob =
   | { readonly kind: 'pdf' | 'docx'; readonly bytes: Uint8Array }
   | { readonly kind: 'pdf' | 'docx'; readonly file: string; readonly sha256: string }
   | { readonly kind: 'html'; readonly text: string }
 
-export interface IsolatedDocument {
+interface IsolatedDocument {
   readonly text: string
   readonly title?: string
   readonly headings: readonly Heading[]
@@ -48,6 +49,23 @@ interface Parser {
 let parser: Parser | undefined
 let idle: NodeJS.Timeout | undefined
 let last: Promise<unknown> = Promise.resolve()
+
+/** Files up to this are handed over; the other process opens larger ones itself, so that there is one copy of them. */
+const LARGEST_HANDED_OVER = 16 * 1024 * 1024
+
+/**
+ * The job of reading a PDF or Word file.
+ * @throws ClaraError when it is larger than `documentBytes`.
+ */
+export async function jobFor(kind: 'pdf' | 'docx', input: Input, limits: ReadLimits): Promise<IsolatedJob> {
+  const { file, name, stat } = input
+  if (file === undefined || stat === undefined || stat.size <= LARGEST_HANDED_OVER) {
+    return { kind, bytes: await input.bytes(limits.documentBytes) }
+  }
+  if (stat.size > limits.documentBytes) throw tooLarge(name, limits.documentBytes, stat.size)
+  const { sha256 } = await input.finish()
+  return { kind, file, sha256 }
+}
 
 /**
  * Reads a file in the other process, which is ended when it takes longer, or more memory, than it may.

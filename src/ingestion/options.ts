@@ -5,13 +5,13 @@ const MIB = 1024 * 1024
 
 /** Bounds against files that are broken or meant to harm. */
 export const readLimitsSchema = z.strictObject({
-  /** Largest file that is read whole (all but PDF, CSV and JSON lines), in bytes. */
+  /** Largest text, Markdown, HTML or code file, in bytes. CSV and JSON lines have no limit. */
   bytes: z
     .int()
     .min(1)
     .default(32 * MIB),
-  /** Largest PDF, in bytes. */
-  pdfBytes: z
+  /** Largest PDF or Word file, in bytes. */
+  documentBytes: z
     .int()
     .min(1)
     .default(256 * MIB),

@@ -112,7 +112,13 @@ async function follow(
   throw new ClaraError(`${name} is behind too many redirects.`, { expected: `at most ${MOST_REDIRECTS}` })
 }
 
-function checkedAddress(address: string, from: URL | undefined, name: string): URL {
+/**
+ * An address that may be fetched: http or https, without a user name, and no way back from https.
+ * @param from The address that redirects to it.
+ * @param name For messages.
+ * @throws ClaraError for any other.
+ */
+export function checkedAddress(address: string, from: URL | undefined, name: string): URL {
   const redirected = from === undefined ? '' : ' redirects to what'
   if (!URL.canParse(address, from?.href)) throw new ClaraError(`${name}${redirected} is not a web address.`)
   const url = new URL(address, from)

@@ -73,6 +73,15 @@ describe('structure', () => {
     }
   })
 
+  test('nor does one with nothing under it, or with a sentence that goes into the next', async () => {
+    const texts = async (text: string) =>
+      (await chunksOf('e.md', text, { maxTokens: 20, context: 'none' })).map((chunk) => chunk.text)
+    const sentence = `${'word '.repeat(16).trim()}.`
+    expect(await texts(`Short one.\n\n## A\n\n${sentence}`)).toEqual(['Short one.', `## A\n\n${sentence}`])
+    const body = `${'word '.repeat(10).trim()}.`
+    expect(await texts(`${body}\n\n## A\n\n## B\n\n${body}`)).toEqual([body, `## A\n\n## B\n\n${body}`])
+  })
+
   test('source code is cut between definitions, else between lines', async () => {
     const code = 'import a\n\n// about f\nfunction f() {\n  g(1, 2);\n}\n\nclass C {\n  h(3);\n}\n'
     const chunks = await chunksOf('a.js', code, { maxTokens: 20, context: 'none' })
@@ -87,7 +96,7 @@ describe('structure', () => {
   test('a chunk says on which pages it is', () => {
     const pages = [
       { number: 1, start: 0, end: 10 },
-      { number: 2, start: 12, end: 12 },
+      { number: 2, start: 10, end: 12 },
       { number: 3, start: 12, end: 30 },
     ]
     const text = 'Aaa bbb cc\n\nDd ee ff. Gg hh.'
@@ -111,6 +120,13 @@ describe('overlap', () => {
 
   test('is dropped where it would leave no room for a sentence', () => {
     expect(chunks('A b. C d e f g h. I j.', 7, 3)).toEqual(['A b.', 'C d e f g h.', 'g h. I j.'])
+  })
+
+  test('stops at a heading', () => {
+    const text = 'A b. C d. E f.\n\nHead\n\nG h. I j.'
+    const headings = [{ level: 1, title: 'Head', start: text.indexOf('Head'), end: text.indexOf('Head') + 4 }]
+    const split = [...chunkDocument({ ...whole, text, headings }, { maxTokens: 9, overlap: 3, count, context: 'none' })]
+    expect(split.map((chunk) => chunk.text)).toEqual(['A b. C d. E f.', 'Head\n\nG h. I j.'])
   })
 
   test('may not be more than half a chunk', () => {

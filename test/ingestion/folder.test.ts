@@ -84,6 +84,17 @@ describe('which files are read', () => {
     expect(await reasonsOf(root)).toMatchObject({ 'a.log': 'ignored', build: 'ignored', 'sub/tmp': 'ignored' })
   })
 
+  test('what an inner ignore file brings back is read, but for what is ignored by its name', async () => {
+    const root = folderOf({
+      '.gitignore': 'build/\n*.log\n',
+      'build/a.md': '',
+      'sub/.gitignore': '!build/\n',
+      'sub/build/a.md': '',
+      'sub/build/b.log': '',
+    })
+    expect(await filesOf(root)).toEqual(['sub/build/a.md'])
+  })
+
   test('include takes globs, exclude what .gitignore takes', async () => {
     const root = folderOf({ 'a.md': '', 'b.txt': '', 'd/a.md': '', 'd/e/f.md': '', 'd/g.ts': '', 'x\ny/z.md': '' })
     expect(await filesOf(root, { include: ['*.md'] })).toEqual(['a.md', 'd/a.md', 'd/e/f.md', 'x\ny/z.md'])

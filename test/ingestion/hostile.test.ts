@@ -83,7 +83,7 @@ describe('Word', () => {
     const data = Buffer.alloc(70 * MIB, ' ')
     const liar = docxOf(paragraph('x'), [{ name: 'word/footnotes.xml', data, claimedSize: 1000 }])
     expect(await failuresOf([write('liar.docx', liar)])).toEqual([
-      expect.stringMatching(/"word\/footnotes\.xml" does not unpack to the size that it claims/),
+      expect.stringMatching(/"word\/footnotes\.xml" does not unpack to the size that it claims \(/),
     ])
   })
 
@@ -114,9 +114,10 @@ describe('HTML', () => {
   test.each([
     ['closed', `${'<div>'.repeat(100_000)}Deep <script>evil()</script>down${'</div>'.repeat(100_000)}`],
     ['not closed', `${'<b><i>'.repeat(50_000)}Deep down`],
+    ['fewer', `${'<div>'.repeat(5_000)}Deep down`],
     ['closed by others', `${'<div>'.repeat(100_000)}Deep ${'</span>'.repeat(100_000)}down`],
     ['lists and tables', `${'<ul><li><table><tr><td>'.repeat(20_000)}Deep down`],
-  ])('100,000 nested tags, %s, are read without a stack', async (_, body) => {
+  ])('up to 100,000 nested tags, %s, are read without a stack', async (_, body) => {
     const [document] = await documentsOf([write('deep.html', `<html><body>${body}</body></html>`)])
     expect(document?.text.replace(/[-\s]+/g, ' ').trim()).toBe('Deep down')
   })

@@ -5,8 +5,8 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { isPublicAddress } from '../../src/ingestion/address.ts'
 import type { IngestOptions } from '../../src/ingestion/ingest.ts'
-import type { Network } from '../../src/ingestion/web.ts'
-import { documentsOf, failuresOf, pdfOf } from './support.ts'
+import { checkedAddress, type Network } from '../../src/ingestion/web.ts'
+import { documentsOf, failuresOf, ingestAll, pdfOf } from './support.ts'
 
 describe('addresses', () => {
   test.each([
@@ -78,6 +78,15 @@ describe('addresses', () => {
       }),
     )
   })
+})
+
+test('a redirect may lead from http to https, not back', () => {
+  const [http, https] = ['http://a.test/x', 'https://b.test/y']
+  expect(checkedAddress(https, new URL(http), 'it').href).toBe(https)
+  expect(checkedAddress('z', new URL(https), 'it').href).toBe('https://b.test/z')
+  expect(() => checkedAddress(http, new URL(https), 'it')).toThrow(
+    /redirects to what is not fetched\. Expected https\. Got http:/,
+  )
 })
 
 describe('pages', () => {
@@ -161,6 +170,16 @@ describe('pages', () => {
     ])
   })
 
+  test('a page that is as it was is unchanged, another one read', async () => {
+    serve('/news', 'text/markdown', '# One')
+    const [, read] = await ingestAll([at('/news')], open)
+    const known = () => (read?.kind === 'read' ? read.stamp : undefined)
+    expect(await ingestAll([at('/news')], { ...open, known })).toMatchObject([{ kind: 'unchanged', path: at('/news') }])
+    serve('/news', 'text/markdown', '# Two')
+    const again = await ingestAll([at('/news')], { ...open, known })
+    expect(again).toMatchObject([{ kind: 'document', document: { text: '# Two' } }, { kind: 'read' }])
+  })
+
   test('addresses that are not public are refused by their name, their number and their spelling', async () => {
     requests = []
     const refused = await failuresOf(
@@ -223,7 +242,7 @@ describe('pages', () => {
     serve('/bomb', 'text/plain', gzipSync(Buffer.alloc(5_000_000, 'a')), { 'content-encoding': 'gzip' })
     answers.set('/slow', (_, response) => void response.writeHead(200, { 'content-type': 'text/plain' }).write('begun'))
     answers.set('/never', () => {})
-    const limits = { bytes: 1_000_000, seconds: 0.3 }
+    const limits = { documentBytes: 1_000_000, seconds: 0.3 }
     expect(
       await failuresOf([at('/bomb'), at('/slow'), at('/never'), at('/', 'unknown.test')], { ...open, limits }),
     ).toEqual([

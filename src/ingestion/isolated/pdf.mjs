@@ -117,7 +117,7 @@ function pageText(items) {
     const ratio = line.height > 0 && before.height > 0 ? line.height / before.height : 1
     const breaks = gap > usual * PARAGRAPH_GAP || ratio > HEIGHT_CHANGE || ratio < 1 / HEIGHT_CHANGE
     // a word that is divided at the end of a line is put together again
-    if (!breaks && /\p{Ll}[-\u00ad\u2010]$/u.test(result) && /^\p{Ll}/u.test(line.text))
+    if (!breaks && /\p{Ll}[-\u00ad\u2010]$/u.test(result.slice(-3)) && /^\p{Ll}/u.test(line.text))
       result = result.slice(0, -1) + line.text
     else result += (breaks ? '\n\n' : '\n') + line.text
   })

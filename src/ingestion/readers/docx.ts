@@ -1,4 +1,4 @@
-import { readIsolated } from '../isolated.ts'
+import { jobFor, readIsolated } from '../isolated.ts'
 import type { Reader } from './reader.ts'
 
 /** Word documents (Office Open XML): text, headings, lists, tables, footnotes; no pictures. */
@@ -7,7 +7,6 @@ export const docxReader: Reader = {
   extensions: ['docx', 'docm', 'dotx'],
   mediaTypes: ['application/vnd.openxmlformats-officedocument.wordprocessingml.document'],
   async *read(input, { limits, signal }) {
-    const bytes = await input.bytes(limits.bytes)
-    yield await readIsolated({ kind: 'docx', bytes }, limits, input.name, signal)
+    yield await readIsolated(await jobFor('docx', input, limits), limits, input.name, signal)
   },
 }

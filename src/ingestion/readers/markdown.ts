@@ -6,6 +6,8 @@ import type { Reader } from './reader.ts'
 
 /** Longest front matter that is looked at, in characters. */
 const LONGEST_FRONT_MATTER = 64 * 1024
+/** What is longer is no heading, in characters. */
+const LONGEST_HEADING = 2000
 /** A picture or the like inside the text, which is nothing to read. */
 const EMBEDDED_DATA = /\bdata:[\w.+-]+\/[\w.+-]+(?:;[\w=-]+)*;base64,[A-Za-z0-9+/=]{64,}/g
 
@@ -89,7 +91,7 @@ function markdownHeadings(text: string): Heading[] {
     } else if (/^ {0,3}<!--/.test(line)) {
       comment = !line.includes('-->')
     } else {
-      const [, signs, content = ''] = NUMBER_SIGNS.exec(line) ?? []
+      const [, signs, content = ''] = NUMBER_SIGNS.exec(line.slice(0, LONGEST_HEADING)) ?? []
       const [, underline] = UNDERLINE.exec(line) ?? []
       if (signs !== undefined) {
         headings.push({ level: signs.length, title: plain(content.replace(/(?:^|[ \t]+)#+$/, '')), start, end })

@@ -38,14 +38,36 @@ export function decodeMemory(bytes: Uint8Array): StoredMemory {
   const n = view.getUint32(4, true)
   const width = view.getUint32(8, true)
   const scaleBytes = dtype === 'int8' ? n * 4 : 0
-  const expected = HEADER + scaleBytes + n * width * bytesPerNumber[dtype]
-  if (bytes.length !== expected) throw damaged(`${bytes.length} bytes, not ${expected}`)
+  const [scales, tokens] = [bytes.subarray(HEADER, HEADER + scaleBytes), bytes.subarray(HEADER + scaleBytes)]
+  const memory = memoryFromParts(dtype, n, width, scales, tokens)
+  if (memory === undefined) throw damaged(`${bytes.length} bytes for ${n} tokens of ${width} in ${dtype}`)
+  return memory
+}
+
+/** Memory from its little-endian bytes, in arrays of its own; undefined when they are not as many as they should be, or the type is unknown. */
+export function memoryFromParts(
+  dtype: string,
+  n: number,
+  width: number,
+  scales: Uint8Array,
+  tokens: Uint8Array,
+): StoredMemory | undefined {
+  const known = dtypes.find((name) => name === dtype)
+  if (known === undefined || tokens.length !== n * width * bytesPerNumber[known]) return undefined
+  if (scales.length !== (known === 'int8' ? n * 4 : 0)) return undefined
   // copied: database drivers hand out views that are not aligned and may be reused
-  const scales = new Uint8Array(bytes.subarray(HEADER, HEADER + scaleBytes)).buffer
-  const tokens = new Uint8Array(bytes.subarray(HEADER + scaleBytes)).buffer
-  if (dtype === 'int8') return { dtype, tokens: new Int8Array(tokens), scales: new Float32Array(scales), n, width }
-  if (dtype === 'float16') return { dtype, tokens: new Uint16Array(tokens), n, width }
-  return { dtype, tokens: new Float32Array(tokens), n, width }
+  const { buffer } = new Uint8Array(tokens)
+  if (known === 'int8') {
+    return {
+      dtype: known,
+      tokens: new Int8Array(buffer),
+      scales: new Float32Array(new Uint8Array(scales).buffer),
+      n,
+      width,
+    }
+  }
+  if (known === 'float16') return { dtype: known, tokens: new Uint16Array(buffer), n, width }
+  return { dtype: known, tokens: new Float32Array(buffer), n, width }
 }
 
 function damaged(received: string): ClaraError {

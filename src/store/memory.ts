@@ -1,13 +1,12 @@
 import { ClaraError } from '../errors.ts'
 import { inverseFrequency, wordScore } from './bm25.ts'
 import { encodeMemory, rowChecksum } from './codec.ts'
-import { missingChunks } from './damage.ts'
+import { Findings } from './damage.ts'
 import { checkFilter, matchesFilter } from './filter.ts'
 import { SCHEMA_VERSION } from './schema.ts'
 import type {
   AddOutcome,
   Candidate,
-  Damage,
   DocumentRecord,
   RowFilter,
   Store,
@@ -206,18 +205,24 @@ class InMemoryStore implements Store {
     this.#checkOpen()
   }
 
-  async verify(): Promise<Verification> {
+  async verify({ repair = false }: { readonly repair?: boolean } = {}): Promise<Verification> {
     this.#checkOpen()
-    const damaged: Damage[] = []
-    for (const { row, checksum } of this.#entries.values()) {
+    const findings = new Findings()
+    const lost: Entry[] = []
+    for (const entry of this.#entries.values()) {
+      const { row, checksum } = entry
+      findings.rows++
+      findings.isRepeated(row)
       if (checksumOf(row) === checksum) continue
-      damaged.push({ id: row.id, documentId: row.documentId, problem: 'its checksum differs' })
+      findings.report({ id: row.id, documentId: row.documentId, problem: 'its checksum differs' })
+      lost.push(entry)
     }
-    for (const record of this.#records.values()) {
-      const chunks = this.#document(record.documentId).map(({ row }) => row.chunk)
-      damaged.push(...missingChunks(record, chunks))
+    for (const record of this.#records.values()) findings.checkRecord(record, true)
+    if (repair) {
+      for (const entry of lost) this.#delete(entry)
+      for (const documentId of findings.documents) this.#records.delete(documentId)
     }
-    return { rows: this.#entries.size, damaged }
+    return findings.verification
   }
 
   async close(): Promise<void> {

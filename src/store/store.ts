@@ -220,12 +220,15 @@ export interface Store extends AsyncDisposable {
    */
   searchText(query: string, options: TextSearchOptions): Promise<Candidate[]>
   /** Every row that passes the filter, once, in no particular order, as one moment left them, whatever is written meanwhile. */
-  iterate(filter?: RowFilter): AsyncIterable<StoreRow>
+  iterate(filter?: RowFilter): AsyncIterableIterator<StoreRow>
   stats(): Promise<StoreStats>
   /** Brings every index up to date, joins small files and gives back the space of what was replaced and removed. */
   compact(): Promise<void>
-  /** Reads everything, compares it with its checksums, and documents with their rows. */
-  verify(): Promise<Verification>
+  /**
+   * Reads everything, compares it with its checksums, and documents with their rows. With `repair`, also removes the damaged rows, and the records of
+   * the documents named, so that adding these again writes what they lack; what is sound stays.
+   */
+  verify(options?: { readonly repair?: boolean }): Promise<Verification>
   /** Waits for work in the background and releases what the driver holds; any later call but `close` fails. */
   close(): Promise<void>
 }

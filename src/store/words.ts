@@ -1,6 +1,6 @@
 /** Scripts that put no spaces between words: their runs are cut into overlapping pairs of characters. */
 const UNSPACED = String.raw`\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}`
-const runs = new RegExp(`[${UNSPACED}]\\p{M}*|(?:(?![${UNSPACED}])[\\p{L}\\p{N}\\p{M}])+`, 'gu')
+const runs = new RegExp(`(?=[\\p{L}\\p{N}])[${UNSPACED}]\\p{M}*|(?:(?![${UNSPACED}])[\\p{L}\\p{N}\\p{M}])+`, 'gu')
 const unspaced = new RegExp(`^[${UNSPACED}]`, 'u')
 /** Longer words are cut: nobody asks for them, and databases limit them. In UTF-16 units. */
 const LONGEST_WORD = 64

@@ -5,6 +5,7 @@ import { afterAll } from 'vitest'
 import { openLanceStore } from '../../src/store/lancedb/driver.ts'
 import type { StoreDescription } from '../../src/store/store.ts'
 import { describeStore } from './conformance.ts'
+import { describeIndexGrowth } from './index-growth.ts'
 import { describeSequences } from './sequences.ts'
 
 const root = await mkdtemp(join(tmpdir(), 'clara-store-'))
@@ -19,3 +20,6 @@ const place = async () => {
   return { open: (description: StoreDescription) => openLanceStore(folder, { description }), durable: true }
 }
 describeSequences('LanceDB', place, 6)
+describeIndexGrowth('LanceDB', (description, exactUpTo) =>
+  openLanceStore(join(root, `${stores++}`), { description, exactUpTo }),
+)

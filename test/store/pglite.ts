@@ -11,9 +11,9 @@ export interface Database {
   close(): Promise<void>
 }
 
-/** A PostgreSQL with pgvector in this process, behind a socket. All connections share one session. */
-export async function openDatabase(): Promise<Database> {
-  const engine = await PGlite.create({ extensions: { vector } })
+/** A PostgreSQL in this process, with pgvector unless it is to lack it, behind a socket. All connections share one session. */
+export async function openDatabase({ vectors = true }: { readonly vectors?: boolean } = {}): Promise<Database> {
+  const engine = await PGlite.create(vectors ? { extensions: { vector } } : {})
   let port = 0
   let server: PGLiteSocketServer | undefined
   const start = async () => {

@@ -2,6 +2,7 @@ import { afterAll } from 'vitest'
 import { openPostgresStore } from '../../src/store/postgres/driver.ts'
 import type { StoreDescription } from '../../src/store/store.ts'
 import { describeStore } from './conformance.ts'
+import { describeIndexGrowth } from './index-growth.ts'
 import { openDatabase } from './pglite.ts'
 import { describeSequences } from './sequences.ts'
 
@@ -25,3 +26,6 @@ const place = async () => {
   return { open, durable: true }
 }
 describeSequences('PostgreSQL', place, 20)
+describeIndexGrowth('PostgreSQL', (description, exactUpTo) =>
+  openPostgresStore(url, { description, exactUpTo, connections, schema: `${run}_${stores++}` }),
+)

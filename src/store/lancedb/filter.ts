@@ -1,4 +1,4 @@
-import { canonical, digest } from '../codec.ts'
+import { digest } from '../codec.ts'
 import { conditionsOf, isOrdered, type Range, rangesOf } from '../filter.ts'
 import type { JsonValue, RowFilter, Scalar } from '../store.ts'
 
@@ -66,12 +66,15 @@ function anyFact(facts: readonly string[]): string {
   return `array_has_any(facts, [${facts.map((fact) => `'${fact}'`).join(', ')}])`
 }
 
+/** Hexadecimal digits that stand for a fact: 64 bits of its digest. */
+const FACT = 16
+
 function hasKey(key: string): string {
-  return digest(JSON.stringify([key]))
+  return digest(JSON.stringify([key])).slice(0, FACT)
 }
 
 function hasValue(key: string, value: Scalar): string {
-  return digest(JSON.stringify([key, canonical(value)]))
+  return digest(JSON.stringify([key, value])).slice(0, FACT)
 }
 
 /** Ends a value, and sorts below every digit, so that a shorter string sorts before its continuations; the character behind it sorts there too. */
@@ -79,7 +82,7 @@ const END = '.'
 const BEHIND_END = '/'
 
 function mark(key: string, value: number | string): string {
-  return `;${hasKey(key).slice(0, 16)}${typeof value === 'number' ? 'n' : 's'}`
+  return `;${hasKey(key)}${typeof value === 'number' ? 'n' : 's'}`
 }
 
 function orderedForm(value: number | string): string {

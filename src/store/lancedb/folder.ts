@@ -7,7 +7,7 @@ import { checkDescription, isPlainObject } from '../validation.ts'
 
 /*
  * A store's folder: `store.json` says what it is and is written last, so that a folder without it holds nothing yet; `data/` is LanceDB's;
- * `writer.lock` is there while somebody writes, `index.lock` while somebody builds an index.
+ * `writer.lock` is there while somebody writes, `index.lock` while somebody builds an index, `readers/` has a note of everybody who reads an older version.
  */
 
 const FORMAT = 'clara-store'
@@ -21,6 +21,7 @@ export interface StoreFile {
 
 export const writerLock = (folder: string) => join(folder, 'writer.lock')
 export const indexLock = (folder: string) => join(folder, 'index.lock')
+export const readersFolder = (folder: string) => join(folder, 'readers')
 export const dataFolder = (folder: string) => join(folder, 'data')
 const storeFile = (folder: string) => join(folder, 'store.json')
 
@@ -76,7 +77,7 @@ export async function prepareFolder(folder: string): Promise<void> {
   try {
     await mkdir(folder, { recursive: true })
     const foreign = (await readdir(folder)).filter(
-      (name) => name !== 'data' && !/^(writer|index)\.lock|^store\.json\./.test(name),
+      (name) => name !== 'data' && name !== 'readers' && !/^(writer|index)\.lock|^store\.json\./.test(name),
     )
     if (foreign.length > 0) {
       throw new ClaraError(`The folder "${folder}" holds no store, but other files.`, {
@@ -105,12 +106,22 @@ export function explained(folder: string, error: unknown): unknown {
   const known = causes.find(({ code, text }) => code.includes(codeOf(error) ?? '') || text.test(error.message))
   if (known !== undefined)
     return new ClaraError(`The store "${folder}" ${known.problem}`, { hint: known.hint, cause: error })
-  const [line = ''] = error.message.split('\n')
   return new ClaraError(`The store "${folder}" failed.`, {
-    received: JSON.stringify(line.slice(0, 400)),
+    received: JSON.stringify(briefly(error)),
     hint: 'Verify the store to see whether it is damaged.',
     cause: error,
   })
+}
+
+/** The part of an error's message that means something to others than its authors. */
+export function briefly(error: unknown): string {
+  const [line = ''] = (error instanceof Error ? error.message : String(error)).split('\n')
+  return line.replace(/, \/\S*\.rs:\d+:\d+.*$/, '').slice(0, 400)
+}
+
+/** Whether an error says that a file is not there. */
+export function isMissing(error: unknown): boolean {
+  return error instanceof Error && (codeOf(error) === 'ENOENT' || /Not found|No such file/i.test(error.message))
 }
 
 const causes: readonly { code: readonly string[]; text: RegExp; problem: string; hint: string }[] = [
@@ -125,6 +136,12 @@ const causes: readonly { code: readonly string[]; text: RegExp; problem: string;
     text: /Permission denied|Read-only file system|Operation not permitted/i,
     problem: 'may not be written.',
     hint: 'Reading works. To write, change the permissions of the folder or copy it to where you may write.',
+  },
+  {
+    code: [],
+    text: /fill whole buffer|unexpected end of file|Encountered corrupt|Invalid magic/i,
+    problem: 'has a damaged file.',
+    hint: 'Verify it to see which rows are lost; verifying with repair makes the rest usable again.',
   },
   {
     code: ['ENOENT'],

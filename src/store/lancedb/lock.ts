@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { closeSync, openSync, utimesSync, writeSync } from 'node:fs'
-import { readFile, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { hostname } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ClaraError } from '../../errors.ts'
 
@@ -50,6 +51,42 @@ export async function lock(path: string, wait: number): Promise<() => Promise<vo
     const holder = await holderOf(path)
     if (typeof holder === 'object' && holder.token === mine.token) await rm(path, { force: true })
   }
+}
+
+/**
+ * Leaves a note in a folder that somebody still needs what there was at a time; it is taken for void when its process has died.
+ * @returns Takes it back.
+ */
+export async function pin(folder: string, time: Date): Promise<() => Promise<void>> {
+  const mine: Holder = { pid: process.pid, host: hostname(), began: await began(process.pid), token: token() }
+  const path = join(folder, `${time.getTime()}-${mine.token}`)
+  try {
+    await mkdir(folder, { recursive: true })
+    create(path, JSON.stringify(mine))
+  } catch {
+    // A folder that may not be written: its reader takes its chance.
+    return async () => undefined
+  }
+  const heartbeat = setInterval(() => touch(path), HEARTBEAT)
+  heartbeat.unref()
+  return async () => {
+    clearInterval(heartbeat)
+    await rm(path, { force: true })
+  }
+}
+
+/** The earliest time that a live process has pinned in the folder; undefined when there is none. Removes the notes of the dead. */
+export async function earliestPin(folder: string): Promise<Date | undefined> {
+  const names = await readdir(folder).catch(() => [])
+  const times: number[] = []
+  for (const name of names) {
+    const path = join(folder, name)
+    const holder = await holderOf(path)
+    if (holder === 'gone') continue
+    if (await isDead(path, holder)) await rm(path, { force: true })
+    else times.push(Number(name.split('-')[0]))
+  }
+  return times.length === 0 ? undefined : new Date(Math.min(...times))
 }
 
 function create(path: string, content: string): boolean {

@@ -1,5 +1,7 @@
 import type { Table } from '@lancedb/lancedb'
 import type { StoreStats } from '../store.ts'
+import { readersFolder } from './folder.ts'
+import { earliestPin } from './lock.ts'
 import type { Tables } from './tables.ts'
 
 /*
@@ -8,8 +10,6 @@ import type { Tables } from './tables.ts'
  * enough that rows are rewritten a number of times that does not grow with the store.
  */
 
-/** Up to this many rows, comparing the query with each is as fast as any index. */
-export const EXACT_UP_TO = 10_000
 /** Rows per partition of the vector index, about; a search looks into `PROBES` of them. */
 const ROWS_PER_PARTITION = 1_024
 /** Writes after which it is worth a look. */
@@ -17,10 +17,8 @@ const WRITES = 64
 /** Share of the rows that may be new before files are joined; with more files than this they are joined anyway. */
 const NEW_SHARE = 0.25
 const MOST_FILES = 2_048
-/** Versions that readers may still be reading are kept so long, in milliseconds. */
-export const KEPT_FOR = 10 * 60_000
 
-export const VECTOR_INDEX = 'vector_idx'
+const VECTOR_INDEX = 'vector_idx'
 
 /** Whether files should be joined and indexes refreshed. */
 export async function isUntidy(rows: Table): Promise<boolean> {
@@ -31,11 +29,13 @@ export async function isUntidy(rows: Table): Promise<boolean> {
   return fresh > NEW_SHARE * numRows || fragmentStats.numFragments > MOST_FILES
 }
 
-/** Joins files, refreshes indexes, and deletes versions older than `keptFor` milliseconds. Only under the writer's lock: it rewrites files. */
-export async function tidy(tables: Tables, keptFor: number): Promise<void> {
+/** Joins files, refreshes indexes, and deletes versions that nobody reads any more. Only under the writer's lock: it rewrites files. */
+export async function tidy(folder: string, tables: Tables): Promise<void> {
   for (const table of [tables.rows, tables.documents]) {
     await table.checkoutLatest()
-    await table.optimize({ cleanupOlderThan: new Date(Date.now() - keptFor) })
+    // Joined first and deleted after, so that a reader who comes meanwhile finds the newest files.
+    await table.optimize({ cleanupOlderThan: new Date(0) })
+    await table.optimize({ cleanupOlderThan: (await earliestPin(readersFolder(folder))) ?? new Date() })
   }
 }
 
@@ -49,13 +49,13 @@ export async function indexState(
 }
 
 /** Whether the vector index is to be made anew: there is none, or the store has outgrown it. `trained`: rows at its making. */
-export function needsIndex(rows: number, indexed: number | undefined, trained: number): boolean {
-  if (rows <= EXACT_UP_TO) return false
-  return indexed === undefined || rows > 4 * Math.max(trained, EXACT_UP_TO)
+export function needsIndex(rows: number, indexed: number | undefined, trained: number, exactUpTo: number): boolean {
+  if (rows <= exactUpTo) return false
+  return indexed === undefined || rows > 4 * Math.max(trained, exactUpTo)
 }
 
 /**
- * Makes the vector index: inverted file, product quantisation of 8 numbers to a byte. The candidates are then compared exactly (`refineFactor`), so
+ * Makes the vector index: inverted file, product quantisation of 4 numbers to a byte. The candidates are then compared exactly (`refineFactor`), so
  * that the index decides only which rows are looked at. Safe beside readers and writers.
  */
 export async function buildIndex({ lance, rows }: Tables, count: number, vectorWidth: number): Promise<void> {
@@ -64,7 +64,7 @@ export async function buildIndex({ lance, rows }: Tables, count: number, vectorW
     config: lance.Index.ivfPq({
       distanceType: 'cosine',
       numPartitions: Math.max(1, Math.round(count / ROWS_PER_PARTITION)),
-      numSubVectors: vectorWidth % 8 === 0 ? vectorWidth / 8 : 1,
+      numSubVectors: vectorWidth % 4 === 0 ? vectorWidth / 4 : vectorWidth,
       maxIterations: 20,
       sampleRate: 64,
     }),

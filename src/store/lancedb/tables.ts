@@ -1,7 +1,8 @@
 import type * as LanceModule from '@lancedb/lancedb'
 import type * as ArrowModule from 'apache-arrow'
 import { ClaraError } from '../../errors.ts'
-import { dataFolder } from './folder.ts'
+import { dataFolder, readersFolder } from './folder.ts'
+import { pin } from './lock.ts'
 import { type Arrow, documentsSchema, rowsSchema } from './rows.ts'
 
 /* LanceDB itself: 180 MB of it are loaded when the first store is opened. */
@@ -50,6 +51,14 @@ export async function openTables(folder: string, vectorWidth: number): Promise<T
   }
 }
 
+/** Rows that a folder holds, whatever else it lacks. */
+export async function countRows(folder: string): Promise<number> {
+  const { lance } = await load()
+  const connection = await lance.connect(dataFolder(folder))
+  const tables = await connection.tableNames()
+  return tables.includes(ROWS) ? (await connection.openTable(ROWS)).countRows() : 0
+}
+
 /** Makes empty tables with their indexes, in the place of any that an interrupted making left. */
 export async function createTables(folder: string, vectorWidth: number): Promise<void> {
   const { lance, arrow } = await load()
@@ -78,7 +87,30 @@ export async function createTables(folder: string, vectorWidth: number): Promise
   connection.close()
 }
 
-/** A handle of its own on the rows as they are now, whatever is written meanwhile. */
-export async function pinned({ connection, rows }: Tables): Promise<LanceModule.Table> {
-  return connection.openTable(ROWS, [], { version: await rows.version() })
+/**
+ * Reads one table as it is now, whatever is written, joined or deleted meanwhile.
+ * @returns A handle of its own on that version, and what gives it back.
+ */
+export async function pinned(
+  folder: string,
+  { connection }: Tables,
+  name: 'rows' | 'documents',
+): Promise<{ readonly table: LanceModule.Table; readonly release: () => Promise<void> }> {
+  const table = await connection.openTable(name)
+  // What is needed is no older than the version's own time; the note is there before the version is chosen, so none is deleted in between.
+  const version = (await table.listVersions()).at(-1)
+  const release = await pin(readersFolder(folder), version?.timestamp ?? new Date())
+  try {
+    await table.checkout(version?.version ?? (await table.version()))
+  } catch (error) {
+    await release()
+    throw error
+  }
+  return {
+    table,
+    release: async () => {
+      table.close()
+      await release()
+    },
+  }
 }

@@ -1,94 +1,139 @@
+import type { Table } from '@lancedb/lancedb'
 import type { RecordBatch } from 'apache-arrow'
 import { recordChecksum, rowChecksum } from '../codec.ts'
-import { MOST_NAMED, missingChunks } from '../damage.ts'
-import type { Damage, DocumentRecord, Verification } from '../store.ts'
+import type { Findings } from '../damage.ts'
+import { oneOf } from './filter.ts'
+import { briefly } from './folder.ts'
 import { decodeDocument, decodeRow, rowColumns, textAt } from './rows.ts'
 import { pinned, type Tables } from './tables.ts'
 
-/** Reads every row and record, and compares them with their checksums and with each other. */
-export async function verifyTables(tables: Tables): Promise<Verification> {
-  const damaged: Damage[] = []
-  const report = (damage: Damage) => {
-    if (damaged.length < MOST_NAMED) damaged.push(damage)
-  }
-  const chunks = new Map<string, number[]>()
-  const seen = new Set<string>()
-  let rows = 0
-  const check = (batch: RecordBatch) => {
-    for (let index = 0; index < batch.numRows; index++) {
-      rows++
-      const found = checkRow(batch, index)
-      if (typeof found === 'object' && 'problem' in found) {
-        report(found)
+/*
+ * A row's place is a number, file · 2^32 + position, and the places of all rows are known without reading the files that hold them. So what a
+ * damaged file still gives can be told from what it does not.
+ */
+
+/** Rows that are read at a time. */
+const BLOCK = 256
+const FILE = 2n ** 32n
+
+/** Reads every row and record, and compares them with their checksums and with each other. Returns the places of rows that cannot be kept. */
+export async function verifyTables(folder: string, tables: Tables, findings: Findings): Promise<bigint[]> {
+  const { table, release } = await pinned(folder, tables, 'rows')
+  const lost: bigint[] = []
+  try {
+    for (const places of filesOf(await placesOf(table))) {
+      // When neither the first, the middle nor the last row can be read, the file itself is damaged, and not tried row by row.
+      const samples = [places[0], places[places.length >> 1], places.at(-1)].filter((place) => place !== undefined)
+      const problems = await Promise.all(samples.map((place) => read(table, [place]).catch(briefly)))
+      const [problem] = problems
+      if (places.length > BLOCK && typeof problem === 'string' && problems.every((one) => typeof one === 'string')) {
+        findings.report({ problem: `${places.length} rows in one file cannot be read: ${problem}` })
+        lost.push(...places)
         continue
       }
-      if (seen.has(found.id)) report({ ...found, problem: 'it is there more than once' })
-      seen.add(found.id)
-      const numbers = chunks.get(found.documentId)
-      if (numbers) numbers.push(found.chunk)
-      else chunks.set(found.documentId, [found.chunk])
+      for (let start = 0; start < places.length; start += BLOCK) {
+        lost.push(...(await verifyBlock(table, places.slice(start, start + BLOCK), findings)))
+      }
     }
+  } finally {
+    await release()
   }
-  await readRows(tables, check, report)
-  for await (const { record, problem } of readDocuments(tables)) {
-    if (problem !== undefined) report(problem)
-    if (record !== undefined) for (const damage of missingChunks(record, chunks.get(record.documentId))) report(damage)
-  }
-  return { rows, damaged }
+  await verifyDocuments(tables, findings)
+  return lost
 }
 
-function checkRow(batch: RecordBatch, index: number): Damage | { id: string; documentId: string; chunk: number } {
+/** Removes what cannot be kept, so that adding the same documents again writes it anew. */
+export async function removeDamage(
+  tables: Tables,
+  places: readonly bigint[],
+  documents: readonly string[],
+): Promise<void> {
+  for (let start = 0; start < documents.length; start += 1_000) {
+    await tables.documents.delete(oneOf('key', documents.slice(start, start + 1_000)))
+  }
+  for (let start = 0; start < places.length; start += 1_000) {
+    await tables.rows.delete(`_rowid IN (${places.slice(start, start + 1_000).join(', ')})`)
+  }
+}
+
+async function placesOf(table: Table): Promise<bigint[]> {
+  const places: bigint[] = []
+  for await (const batch of table.query().select([]).withRowId()) {
+    for (const place of batch.getChild('_rowid') ?? []) places.push(BigInt(place))
+  }
+  return places
+}
+
+function filesOf(places: readonly bigint[]): bigint[][] {
+  const files = new Map<bigint, bigint[]>()
+  for (const place of places) {
+    const file = files.get(place / FILE)
+    if (file) file.push(place)
+    else files.set(place / FILE, [place])
+  }
+  return [...files.values()]
+}
+
+async function read(table: Table, places: bigint[]): Promise<RecordBatch[]> {
+  const batches: RecordBatch[] = []
+  for await (const batch of table
+    .takeRowIds(places)
+    .select([...rowColumns])
+    .withRowId())
+    batches.push(batch)
+  return batches
+}
+
+/** Checks some rows; when they cannot be read together, by halves, down to those that cannot be read at all. */
+async function verifyBlock(table: Table, places: bigint[], findings: Findings): Promise<bigint[]> {
+  const lost: bigint[] = []
+  let batches: RecordBatch[]
+  try {
+    batches = await read(table, places)
+  } catch (error) {
+    if (places.length === 1) {
+      findings.report({ problem: `a row cannot be read: ${briefly(error)}` })
+      return places
+    }
+    const half = places.length >> 1
+    return [
+      ...(await verifyBlock(table, places.slice(0, half), findings)),
+      ...(await verifyBlock(table, places.slice(half), findings)),
+    ]
+  }
+  for (const batch of batches) {
+    for (let index = 0; index < batch.numRows; index++) {
+      findings.rows++
+      if (!checkRow(batch, index, findings)) lost.push(BigInt(batch.getChild('_rowid')?.get(index)))
+    }
+  }
+  return lost
+}
+
+function checkRow(batch: RecordBatch, index: number, findings: Findings): boolean {
   let name: { id?: string; documentId?: string } = {}
   try {
     name = { id: textAt(batch, 'id', index), documentId: textAt(batch, 'document_id', index) }
     const { row, checksum } = decodeRow(batch, index)
-    if (rowChecksum(row) !== checksum) return { ...name, problem: 'its checksum differs' }
-    return { id: row.id, documentId: row.documentId, chunk: row.chunk }
+    if (findings.isRepeated(row)) findings.report({ ...name, problem: 'it is there more than once' })
+    else if (rowChecksum(row) === checksum) return true
+    else findings.report({ ...name, problem: 'its checksum differs' })
   } catch (error) {
-    return { ...name, problem: messageOf(error) }
+    findings.report({ ...name, problem: briefly(error) })
   }
+  return false
 }
 
-/** All rows at once; when a file cannot be read, those of every other file. */
-async function readRows(
-  tables: Tables,
-  check: (batch: RecordBatch) => void,
-  report: (damage: Damage) => void,
-): Promise<void> {
-  const table = await pinned(tables)
+async function verifyDocuments(tables: Tables, findings: Findings): Promise<void> {
+  const columns = ['document_id', 'content_hash', 'chunks', 'details', 'checksum']
   try {
-    const batches: RecordBatch[] = []
-    // what a file lacks is seen at its end, so the rows are checked only when all could be read or each by itself
-    for await (const batch of table.query().select([...rowColumns])) batches.push(batch)
-    for (const batch of batches) check(batch)
-  } catch (error) {
-    report({ problem: messageOf(error) })
-  } finally {
-    table.close()
-  }
-}
-
-async function* readDocuments(tables: Tables): AsyncGenerator<{ record?: DocumentRecord; problem?: Damage }> {
-  try {
-    const columns = ['document_id', 'content_hash', 'chunks', 'details', 'checksum']
     for await (const batch of tables.documents.query().select(columns)) {
       for (let index = 0; index < batch.numRows; index++) {
-        try {
-          const record = decodeDocument(batch, index)
-          const sound = recordChecksum(record) === textAt(batch, 'checksum', index)
-          const { documentId } = record
-          yield sound ? { record } : { record, problem: { documentId, problem: 'its record has another checksum' } }
-        } catch (error) {
-          yield { problem: { problem: messageOf(error) } }
-        }
+        const record = decodeDocument(batch, index)
+        findings.checkRecord(record, recordChecksum(record) === textAt(batch, 'checksum', index))
       }
     }
   } catch (error) {
-    yield { problem: { problem: `The records of documents: ${messageOf(error)}` } }
+    findings.report({ problem: `the records of documents cannot be read: ${briefly(error)}` })
   }
-}
-
-function messageOf(error: unknown): string {
-  const [line = ''] = (error instanceof Error ? error.message : String(error)).split('\n')
-  return line.slice(0, 400)
 }

@@ -22,7 +22,8 @@ export async function openPool(url: string, connections: number): Promise<Pool> 
     connectionString: url,
     max: connections,
     application_name: `clara (process ${process.pid})`,
-    connectionTimeoutMillis: 10_000,
+    // This counts the wait for a connection that is busy too, so it is long.
+    connectionTimeoutMillis: 120_000,
   })
   // A connection that breaks while nobody uses it is replaced at the next query; without a listener it would end the process.
   pool.on('error', () => undefined)
@@ -77,7 +78,7 @@ function isDisconnection(error: unknown): boolean {
 }
 
 /** A database's error as the user should see it; any other as it is. */
-export function explained(error: unknown): unknown {
+function explained(error: unknown): unknown {
   if (error instanceof ClaraError || !(error instanceof Error)) return error
   if (isDisconnection(error)) {
     return new ClaraError('The database cannot be reached.', {

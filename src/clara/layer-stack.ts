@@ -80,7 +80,7 @@ export async function openLayerStack(options: LayerStackOptions): Promise<LayerS
     if (name.includes('.lora_')) factors.set(name, await runtime.share(value))
   }
   const graphs = new Map<string, EncodedModel>()
-  const sessions = new Map<string, Session>()
+  const sessions = new Map<string, Promise<Session>>()
 
   /** Lends a session over layers: one that stays, or one for this action alone. */
   const withLayers = async <Result>(
@@ -95,9 +95,9 @@ export async function openLayerStack(options: LayerStackOptions): Promise<LayerS
       await using session = await runtime.open(model, stored.tensors, { keepMemory: false })
       return await action(session)
     }
-    const session = sessions.get(key) ?? (await runtime.open(model, stored.tensors))
+    const session = sessions.get(key) ?? runtime.open(model, stored.tensors)
     sessions.set(key, session)
-    return action(session)
+    return action(await session)
   }
 
   const modules = [...linearModules(config).keys()]
@@ -115,6 +115,8 @@ export async function openLayerStack(options: LayerStackOptions): Promise<LayerS
     return feeds
   }
 
+  // what every answer needs is there before the first one
+  for (const range of lowMemory ? [] : ranges) await withLayers('cached', range, async () => {})
   const headSession = await runtime.open(headGraph(options), stored.tensors)
   const embedding = stored.tensors.get(EMBEDDING)
   if (!embedding) throw new RangeError('The stored base has no embedding.')
@@ -148,7 +150,7 @@ export async function openLayerStack(options: LayerStackOptions): Promise<LayerS
       return outputOf(await headSession.run({ rows }), 'logits').data as Float32Array
     },
     async close() {
-      for (const session of [...sessions.values(), headSession]) await session.close()
+      for (const session of [...sessions.values(), headSession]) await (await session).close()
       for (const factor of factors.values()) await runtime.release(factor)
     },
   }

@@ -79,8 +79,12 @@ export type PublishedParts = Omit<PublishedCheckpoint, 'embedding' | 'head' | 'm
  *   missing, unknown, or of another shape than the configurations say.
  */
 export async function readPublished(folder: string, options: PublishedOptions = {}): Promise<PublishedCheckpoint> {
-  const parts = await readPublishedParts(folder, options)
-  const { decoder, tokenizer, memory, firstMemoryToken } = parts
+  return withTables(await readPublishedParts(folder, options))
+}
+
+/** A checkpoint with its tables, which are read now. */
+export async function withTables(parts: PublishedParts): Promise<PublishedCheckpoint> {
+  const { folder, decoder, tokenizer, memory, firstMemoryToken } = parts
   await using adapterFile = await openPth(join(folder, 'adapters.pth'))
   await using tableFile = await openTables(folder)
   const table = (name: string) => readTable(name, decoder, tokenizer, tableFile, adapterFile)

@@ -25,7 +25,7 @@ import {
 } from './model-folder.ts'
 import { EMBEDDING, HEAD } from './network.ts'
 import { checkpointTensors, openModel } from './open.ts'
-import { findPublishedBase, readPublished, readPublishedParts } from './published.ts'
+import { findPublishedBase, readPublishedParts, withTables } from './published.ts'
 import { layoutOf, settingsOf } from './published-config.ts'
 import { stopTokens } from './stop-tokens.ts'
 import { type StoredTables, type StoreOptions, storedLayers, storedTables } from './stored-base.ts'
@@ -88,7 +88,7 @@ async function publishedModel(folder: string, model: ModelOptions, options: Stor
     },
     async () => {
       const embeddingNorm = await readEmbeddingNorm(source, { baseVocabulary, vocabulary })
-      const checkpoint = await readPublished(folder, model)
+      const checkpoint = await withTables(parts)
       const { embedding, head, memoryRows } = checkpoint
       const fingerprint = modelFingerprint(baseFingerprint, config, await checkpointTensors(checkpoint))
       return { embedding, head, memoryRows, embeddingNorm, fingerprint }

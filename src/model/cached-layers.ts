@@ -65,6 +65,8 @@ export function cachedLayers(
     const all = concat([reshape(x, [batch, length, count, width]), zeros], 3)
     return reshape(all, [batch, length, count * cacheWidth])
   }
+  const unpadded = (x: Tensor) =>
+    cacheWidth === width ? x : slice(reshape(x, [batch, length, heads, cacheWidth]), 3, 0, width)
   const byHead = (x: Tensor) => transpose(reshape(x, [batch, length, groups, cacheWidth]), [0, 2, 1, 3])
   const news: Tensor[] = []
   let state = rows
@@ -87,8 +89,7 @@ export function cachedLayers(
         scale: 1 / Math.sqrt(width),
         bias: slidingWindow(config, layer) === undefined ? at.attentionBias : at.slidingBias,
       })
-      const filled = slice(reshape(context, [batch, length, heads, cacheWidth]), 3, 0, width)
-      return reshape(filled, [multiplyDims(batch, length), heads * width])
+      return reshape(unpadded(context), [multiplyDims(batch, length), heads * width])
     })
   }
   // one output instead of two a layer: handing over each costs more than the joining

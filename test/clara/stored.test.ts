@@ -8,7 +8,7 @@ import { openModel } from '../../src/clara/open.ts'
 import { openInferenceModel } from '../../src/clara/stored-model.ts'
 import { weightKinds } from '../../src/model/weight-kinds.ts'
 import { packRun } from '../../src/training/stages/pack.ts'
-import { runStage1 } from '../../src/training/stages/run.ts'
+import { runStage } from '../../src/training/stages/run.ts'
 import { salient, type TinyData, tinyData } from '../training/stages/tiny-run.ts'
 
 const shape = {
@@ -35,7 +35,7 @@ beforeAll(async () => {
   await writeRandomCheckpoint(join(root, 'random'), shape)
   data = await tinyData()
   const output = join(data.folder, 'run')
-  await runStage1({ config: data.config({ output, steps: 1, compressor: salient }) })
+  await runStage({ config: data.config({ output, steps: 1, compressor: salient }) })
   await packRun({ runFolder: output, modelFolder: join(data.folder, 'model'), which: 'last' })
   models = { random: join(root, 'random', 'checkpoint'), salient: join(data.folder, 'model') }
 })

@@ -1,7 +1,7 @@
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import { openSafetensors } from '../../src/checkpoint/safetensors.ts'
 import { Clara } from '../../src/clara/clara.ts'
 import { verbs } from '../../src/cli/verbs.ts'
@@ -63,4 +63,26 @@ test('clara compress leaves nothing behind where it fails', async () => {
   expect(nowhere).toMatchObject({ status: 1, stdout: '' })
   expect(nowhere.stderr).toMatch(/its folder does not exist/)
   expect(readdirSync(folder)).toEqual(before)
+})
+
+test('clara compress holds weights as it is told, in the cache that CLARA_CACHE names', async () => {
+  vi.stubEnv('CLARA_CACHE', join(folder, 'cache'))
+  onTestFinished(() => {
+    vi.unstubAllEnvs()
+  })
+  const model = join(import.meta.dirname, '..', 'fixtures', 'parity', 'mistral-1', 'checkpoint')
+  const text = join(folder, 'small.txt')
+  writeFileSync(text, 'The bridges were closed for nine days.')
+  const memoryOf = async (...flags: string[]) => {
+    const output = join(folder, `${flags.join('')}.safetensors`)
+    const { status, stderr } = await compress(text, '--output', output, '--model', model, ...flags)
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
+    await using memories = await openSafetensors(output)
+    return [...(await memories.read(`${text}#0`)).data].map(Number)
+  }
+  const whole = await memoryOf('--weights', 'int4')
+  expect(readdirSync(join(folder, 'cache')).length).toBe(2)
+  expect(await memoryOf('--weights', 'int4', '--low-memory')).toEqual(whole)
+  expect(await memoryOf('--weights', 'fp32')).not.toEqual(whole)
+  expect(await compress(text, '--output', 'x', '--weights', 'int3')).toMatchObject({ status: 2 })
 })

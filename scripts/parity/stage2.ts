@@ -1,29 +1,14 @@
 import { z } from 'zod'
-import { gradients } from '../../src/autodiff/gradients.ts'
-import { compressorBatch, generatorBatch } from '../../src/clara/batch.ts'
-import { compressor, MEMORY_ROWS } from '../../src/clara/compressor.ts'
-import { generator } from '../../src/clara/generator.ts'
-import { declareBase } from '../../src/clara/network.ts'
-import { flatSimilarity } from '../../src/clara/similarity.ts'
-import { chosenMemory, differentiableTopK } from '../../src/clara/topk.ts'
-import { float32, type HostTensor, int64 } from '../../src/graph/dtype.ts'
-import { addInput, addOutput, createGraph, type Tensor } from '../../src/graph/graph.ts'
-import { add, divide, log, multiply, negate, scalar, scale, subtract } from '../../src/ops/elementwise.ts'
-import { gather } from '../../src/ops/indexing.ts'
-import { reshape } from '../../src/ops/layout.ts'
-import { softmax } from '../../src/ops/normalise.ts'
-import { reduceMax, reduceSum } from '../../src/ops/reduce.ts'
-import { encodeGraph } from '../../src/ops/table.ts'
-import { compress } from './compression.ts'
+import { hardTopK } from '../../src/clara/topk.ts'
+import { float32, type HostTensor } from '../../src/graph/dtype.ts'
 import {
-  encodeText,
-  type LoadedCheckpoint,
-  longest,
-  type Parity,
-  parametersOf,
-  poolingOf,
-  publishedCompressor,
-} from './model.ts'
+  openRetrieval,
+  openRetrievalEvaluation,
+  type RetrievalBatch,
+  type RetrievalModelOptions,
+} from '../../src/training/stages/retrieval.ts'
+import { compress } from './compression.ts'
+import { encodeText, type LoadedCheckpoint, longest, type Parity, parametersOf, poolingOf } from './model.ts'
 import { comparePrompts, samplesOf, stage2Input } from './prompts.ts'
 import { tolerances } from './report.ts'
 import { compareGradients, compareLogits, readingRows, tailOf } from './stages.ts'
@@ -40,7 +25,8 @@ export async function compareStage2(
   stage: RetrievalStage,
 ): Promise<void> {
   const { fixture, report, runtime } = parity
-  const { tokenizer, memory, memoryRows, firstMemoryToken } = checkpoint
+  const { memory } = checkpoint
+  const objective = stage === 'stage2' ? 'answer' : 'contrastive'
   const { rows: input, generation_top_k: k, temperature } = fixture.value('stage2.input', stage2Input)
   const expected = fixture.value(stage, losses)
   const prompts = comparePrompts(parity, stage, samplesOf(parity, 'stage2'))
@@ -54,38 +40,46 @@ export async function compareStage2(
   )
   report.close(`${stage}.mse_loss`, documents.mseLoss, expected.mse_loss, tolerances.loss)
 
-  const questions = input.map(([, question]) => encodeText(checkpoint, question))
   const rows = readingRows(
     prompts,
     prompts.map(() => k),
   )
-  const positions = Math.max(poolingOf(checkpoint).width ?? 0, longest([...questions, ...rows].map(({ ids }) => ids)))
-  const graph = stage2Graph(checkpoint, { stage, batch, pool, k, temperature, positions })
-  await using session = await runtime.open(graph.model, checkpoint.model.weights)
-  const isMemory = (id: number) => id >= firstMemoryToken && id < firstMemoryToken + (memoryRows.dims[0] ?? 0)
-  const memoryCounts = new Array<number>(batch * k).fill(memory.count)
-  const labels = rows.reduce((sum, row) => sum + row.labels.length, 0)
-  const pooling = poolingOf(checkpoint)
-  const run = (reading: typeof rows) =>
-    session.run({
-      ...compressorBatch(questions, tokenizer.padId, pooling).feeds,
-      ...generatorBatch(reading, { padId: tokenizer.padId, isMemory, memoryCounts, labelWeight: 1 / labels }),
-      ...Object.fromEntries(parametersOf(checkpoint, ['query_reasoner_adapter', 'decoder_adapter'])),
-      ...relevance(parity, stage, batch, pool),
-      queryRows: int64(Array.from({ length: batch * memory.count }).keys(), [batch, memory.count]),
-      documentMemory: { ...documents.memory, dims: [batch, pool, memory.count, hidden] },
-    })
+  const width = memory.count * hidden
+  const memories = Array.from({ length: batch * pool }, (_, index) => ({
+    tokens: (documents.memory.data as Float32Array).slice(index * width, (index + 1) * width),
+    shape: [memory.count, hidden] as const,
+  }))
+  const retrieval: RetrievalBatch = {
+    questions: input.map(([, question]) => encodeText(checkpoint, question)),
+    memories,
+    pools: input.map((_, row) => Array.from({ length: pool }, (_, place) => row * pool + place)),
+    relevant: relevance(parity, stage, pool),
+    rows: objective === 'answer' ? rows : [],
+    rate: checkpoint.config.compr_rate,
+  }
+  const options = retrievalOptions(parity, checkpoint, retrieval, { objective, topK: k, temperature })
 
-  const results = await run(rows)
-  const loss = Number(results.loss?.data[0])
-  report.close(`${stage}.loss`, loss, expected.loss, tolerances.loss)
-  report.close(`${stage}.total`, loss, expected.total, tolerances.loss)
-  report.exact(
-    `${stage}.topk_idx`,
-    Array.from(results.indices?.data ?? [], Number),
-    fixture.rows(`${stage}.topk_idx`).flat(),
-  )
-  if (stage === 'stage2') {
+  const training = await openRetrieval(options)
+  try {
+    const normaliser = training.labelledTokens(retrieval)
+    const { loss, gradients } = await training.lossAndGradients(retrieval, { normaliser, share: 1, seed: 0 })
+    report.close(`${stage}.loss`, loss, expected.loss, tolerances.loss)
+    report.close(`${stage}.total`, loss, expected.total, tolerances.loss)
+    compareGradients(parity, stage, gradients)
+  } finally {
+    await training.close()
+  }
+
+  const evaluation = await openRetrievalEvaluation(options)
+  try {
+    const results = await evaluation.outputs(retrieval)
+    const scores = ownScores(results.scores, batch, pool)
+    const chosen =
+      objective === 'answer'
+        ? Array.from(results.indices?.data ?? [], Number).map((index, at) => index - Math.floor(at / k) * pool)
+        : scores.flatMap((row) => hardTopK(row, k))
+    report.exact(`${stage}.topk_idx`, chosen, fixture.rows(`${stage}.topk_idx`).flat())
+    if (objective === 'contrastive') return
     const { data } = documents.memory
     report.close(
       'stage2.doc_memory',
@@ -93,85 +87,53 @@ export async function compareStage2(
       fixture.tensor('stage2.doc_memory'),
       tolerances.memory,
     )
-    const query = results.query
-    const flattened = query && { dims: [batch, memory.count * hidden], data: query.data }
+    const { query } = results
+    const flattened = query && { dims: [batch, width], data: query.data }
     report.close('stage2.query_rep', flattened, fixture.tensor('stage2.query_rep'), tolerances.memory)
-    report.close('stage2.scores', results.scores, fixture.tensor('stage2.scores'), tolerances.scores)
-    compareLogits(parity, stage, (await run(rows.map(tailOf))).logits)
+    const table = float32(Float32Array.from(scores.flat()), [batch, pool])
+    report.close('stage2.scores', table, fixture.tensor('stage2.scores'), tolerances.scores)
+    const { logits } = await evaluation.outputs({ ...retrieval, rows: rows.map(tailOf) })
+    compareLogits(parity, stage, logits)
+  } finally {
+    await evaluation.close()
   }
-  const named = graph.parameters.map((name) => [name, results[`grad:${name}`]?.data as Float32Array] as const)
-  compareGradients(parity, stage, new Map(named))
 }
 
-/** Which candidates answer the question (retrieval pretraining only). */
-function relevance(
-  { fixture }: Parity,
-  stage: RetrievalStage,
-  batch: number,
-  pool: number,
-): Record<string, HostTensor> {
-  if (stage === 'stage2') return {}
+/** Which candidates answer the question, among the documents of all questions (retrieval pretraining only). */
+function relevance({ fixture }: Parity, stage: RetrievalStage, pool: number): number[][] {
+  if (stage === 'stage2') return []
   const { pos_index } = fixture.value(
     'stage2_pretrain_retrieval.input',
     z.object({ pos_index: z.array(z.array(z.number())) }),
   )
-  const relevant = pos_index.flatMap((places) =>
-    Array.from({ length: pool }, (_, place) => Number(places.includes(place))),
-  )
-  return { relevant: float32(relevant, [batch, pool]) }
+  return pos_index.map((places, row) => places.filter((place) => place < pool).map((place) => row * pool + place))
 }
 
-interface Stage2Options {
-  readonly stage: RetrievalStage
-  readonly batch: number
-  readonly pool: number
-  readonly k: number
-  readonly temperature: number
-  readonly positions: number
+/** Each question's scores of its own candidates. */
+function ownScores(scores: HostTensor | undefined, batch: number, pool: number): number[][] {
+  const all = Array.from(scores?.data ?? [], Number)
+  return Array.from({ length: batch }, (_, row) => all.slice(row * (batch + 1) * pool, row * (batch + 1) * pool + pool))
 }
 
-function stage2Graph(checkpoint: LoadedCheckpoint, { stage, batch, pool, k, temperature, positions }: Stage2Options) {
-  const { model, lora, memory, memoryRows } = checkpoint
-  const hidden = model.config.hidden_size
-  const graph = createGraph(stage)
-  const base = declareBase(graph, model.config, model.vocabulary, positions)
-  const reasoner = compressor(base, {
-    role: 'query_reasoner_adapter',
-    lora,
-    config: publishedCompressor,
-    memoryTokens: memoryRows.dims[0] ?? 0,
-    embeddingNorm: model.embeddingNorm,
-  })
-  const query = gather(reasoner.memory, addInput(graph, 'queryRows', 'int64', [batch, memory.count]))
-  const documents = addInput(graph, 'documentMemory', 'float32', [batch, pool, memory.count, hidden])
-  const scores = flatSimilarity(query, documents)
-  const { weights, indices } = differentiableTopK(scores, k, temperature)
-  const answer = generator(base, reshape(chosenMemory(weights, documents), [-1, hidden]), { lora })
-  const loss =
-    stage === 'stage2'
-      ? answer.loss
-      : contrastiveLoss(scores, addInput(graph, 'relevant', 'float32', [batch, pool]), temperature)
-  // the memory tokens' embeddings are frozen, and retrieval alone never reaches the generator
-  const trained = [...reasoner.parameters, ...(stage === 'stage2' ? answer.parameters : [])].filter(
-    ([name]) => name !== MEMORY_ROWS,
-  )
-  for (const [name, tensor] of Object.entries({ query, scores, indices, loss, logits: answer.logits }))
-    addOutput(graph, name, tensor)
-  const results = gradients(
-    loss,
-    trained.map(([, tensor]) => tensor),
-  )
-  trained.forEach(([name], index) => {
-    addOutput(graph, `grad:${name}`, results[index] as Tensor)
-  })
-  return { model: encodeGraph(graph), parameters: trained.map(([name]) => name) }
-}
-
-/** -log(Σ_relevant e^(s/τ) / Σ_all e^(s/τ)), the mean over questions that have a relevant candidate. */
-function contrastiveLoss(scores: Tensor, relevant: Tensor, temperature: number): Tensor {
-  const found = reduceSum(multiply(softmax(scale(scores, 1 / temperature)), relevant), [1])
-  const counted = reduceMax(relevant, [1])
-  // where there is none, the logarithm of 1
-  const logarithms = log(add(found, subtract(scalar(found, 1), counted)))
-  return negate(divide(reduceSum(logarithms), reduceSum(counted)))
+function retrievalOptions(
+  { runtime }: Parity,
+  checkpoint: LoadedCheckpoint,
+  { questions, rows }: RetrievalBatch,
+  choice: Pick<RetrievalModelOptions, 'objective' | 'topK' | 'temperature'>,
+): RetrievalModelOptions {
+  const pooling = poolingOf(checkpoint)
+  return {
+    ...choice,
+    runtime,
+    base: checkpoint.model,
+    lora: checkpoint.lora,
+    pooling,
+    memoryTokens: checkpoint.memoryRows.dims[0] ?? 0,
+    firstMemoryToken: checkpoint.firstMemoryToken,
+    padId: checkpoint.tokenizer.padId,
+    positions: Math.max(pooling.width ?? 0, longest([...questions, ...rows].map(({ ids }) => ids))),
+    dropout: 0,
+    mseWeight: 0,
+    parameters: parametersOf(checkpoint, ['query_reasoner_adapter', 'decoder_adapter']),
+  }
 }

@@ -5,7 +5,7 @@ import { type GenerationPrompt, generateTokens, type LanguageModel } from '../mo
 import type { SamplingOptions } from '../model/sampling.ts'
 import type { WeightKind } from '../model/weight-kinds.ts'
 import { type Device, openRuntime, type Runtime } from '../runtime/runtime.ts'
-import type { ChatMessage } from '../tokenizer/types.ts'
+import type { ChatMessage, PromptText } from '../tokenizer/types.ts'
 import { type EncodedText, encodeText } from './document.ts'
 import { type Encoder, joinMemories, type Memory } from './encoder.ts'
 import { type ClaraModel, embeddedModel } from './model.ts'
@@ -16,6 +16,7 @@ import {
   paraphrasePrompt,
   paraphraseVariants,
   promptIds,
+  textSlot,
 } from './prompts.ts'
 import { openRoles } from './roles.ts'
 import { memorySimilarity } from './similarity.ts'
@@ -217,14 +218,14 @@ export class Clara implements AsyncDisposable {
     return this.#write(prompts, [], options)
   }
 
-  /** Streams the answer to one question from memories, piece by piece. */
+  /** Streams the answer to one question from memories, or the text of some documents beside the memory of others, piece by piece. */
   async *streamAnswer(
     question: string,
-    memories: readonly Memory[],
+    documents: readonly AnswerDocument[],
     options: AnswerOptions = {},
   ): AsyncGenerator<string, void, undefined> {
-    const prompt = this.#memoryPrompt(memories, (slots) => answerPrompt(question, slots))
-    yield* this.#stream(prompt, memories, options)
+    const prompt = this.#memoryPrompt(documents, (slots) => answerPrompt(question, slots))
+    yield* this.#stream(prompt, documents.filter(isMemory), options)
   }
 
   /** Streams the answer to one question from full text. */
@@ -236,10 +237,10 @@ export class Clara implements AsyncDisposable {
     yield* this.#stream({ ids: promptIds(this.model.tokenizer, fullTextPrompt(question, documents)) }, [], options)
   }
 
-  /** Positions of the prompt that asks a question over memories, and over the documents' text. */
+  /** Positions of the prompt that asks a question over memories, as {@link streamAnswer} reads them, and over the documents' text. */
   promptTokens(
     question: string,
-    source: { readonly memories: readonly Memory[] } | { readonly documents: readonly string[] },
+    source: { readonly memories: readonly AnswerDocument[] } | { readonly documents: readonly string[] },
   ): number {
     const { tokenizer } = this.model
     if ('documents' in source) return promptIds(tokenizer, fullTextPrompt(question, source.documents)).length
@@ -255,10 +256,11 @@ export class Clara implements AsyncDisposable {
   }
 
   #memoryPrompt(
-    memories: readonly Memory[],
-    messages: (slots: ReturnType<typeof documentSlot>[]) => ChatMessage[],
+    documents: readonly AnswerDocument[],
+    messages: (slots: PromptText[]) => ChatMessage[],
   ): GenerationPrompt {
     const { base, config, tokenizer, firstMemoryToken, memoryTokens } = this.model
+    const memories = documents.filter(isMemory)
     const foreign = memories.find(({ shape }) => shape[1] !== base.config.hidden_size)
     if (foreign) {
       throw new ClaraError('A memory comes from another model.', {
@@ -267,8 +269,10 @@ export class Clara implements AsyncDisposable {
         hint: 'Compress the documents again with this model.',
       })
     }
-    const slots = memories.map(({ shape }) =>
-      documentSlot({ count: shape[0], differentMemTokens: config.different_mem_tokens }),
+    const slots = documents.map((document, index) =>
+      isMemory(document)
+        ? documentSlot({ count: document.shape[0], differentMemTokens: config.different_mem_tokens })
+        : textSlot(document.text, index === documents.length - 1),
     )
     const ids = promptIds(tokenizer, messages(slots))
     let next = 0
@@ -338,6 +342,11 @@ export class Clara implements AsyncDisposable {
 export interface DocumentMemory extends Memory {
   readonly truncatedTokens: number
 }
+
+/** What the generator reads of a document: its memory, or its text. */
+export type AnswerDocument = Memory | { readonly text: string }
+
+const isMemory = (document: AnswerDocument): document is Memory => 'tokens' in document
 
 const signalOf = ({ signal }: AnswerOptions): CompressOptions => (signal ? { signal } : {})
 

@@ -1,10 +1,10 @@
 import { addInput, type Tensor } from '../graph/graph.ts'
 import type { LoraSize } from '../lora/adapters.ts'
 import { decode } from '../model/decoder.ts'
-import { multiply, where } from '../ops/elementwise.ts'
+import { add, cast, multiply, scalar, scale, stopGradient, subtract, where } from '../ops/elementwise.ts'
 import { crossEntropy, gather } from '../ops/indexing.ts'
 import { concat, reshape, slice } from '../ops/layout.ts'
-import { linear } from '../ops/matmul.ts'
+import { linear, matmul } from '../ops/matmul.ts'
 import { reduceSum } from '../ops/reduce.ts'
 import { type Base, type DropoutNoise, declareRole, embeddingTable, headTable } from './network.ts'
 
@@ -13,6 +13,11 @@ export interface GeneratorOptions {
   /** Trainable memory-token rows, which a tied head shares, and the id of the first. */
   readonly memoryRows?: { readonly rows: Tensor; readonly firstId: number } | undefined
   readonly dropout?: DropoutNoise
+  /**
+   * float32 [memories]: 1, or 0 for a row of the memory that is padding. A padded slot is hidden from all others, and the
+   * positions behind it move up, so that the prompt reads as if the slot were not there.
+   */
+  readonly memoryPresence?: Tensor | undefined
 }
 
 export interface Generator {
@@ -30,6 +35,7 @@ export interface Generator {
  * embeddings, and the loss of its labels. Inputs: `promptIds`, `promptPositions`, `memoryIndex` int64 [batch, length] (the
  * row of `memory` to stand there), `isMemory` bool [batch, length, 1], `promptBias` float32 [batch, 1, 1, length, length],
  * `labelRows` int64 [labels] (flat position whose state predicts), `targets` int64 [labels], `labelWeights` float32 [labels].
+ * With `memoryPresence` further `earlier` float32 [length, length]: 1 where the row's position lies before the column's.
  * Logits are computed at labelled positions only.
  */
 export function generator(base: Base, memory: Tensor | undefined, options: GeneratorOptions): Generator {
@@ -37,22 +43,58 @@ export function generator(base: Base, memory: Tensor | undefined, options: Gener
   const { decoder, parameters } = declareRole(base, adapter && 'decoder_adapter', adapter)
   const positions = addInput(base.graph, 'promptPositions', 'int64', [BATCH, LENGTH])
   const attentionBias = addInput(base.graph, 'promptBias', 'float32', [BATCH, 1, 1, LENGTH, LENGTH])
-  const embedded = generatorEmbeddings(base, memory)
-  const hidden = decode(decoder, embedded, { batch: BATCH, length: LENGTH, positions, attentionBias })
+  const places = memory && memoryPlaces(base)
+  const embedded = generatorEmbeddings(base, memory, places)
+  const seen = { positions, attentionBias }
+  const at = places && options.memoryPresence ? withoutPadding(seen, places, options.memoryPresence) : seen
+  const hidden = decode(decoder, embedded, { batch: BATCH, length: LENGTH, ...at })
   return { ...answerLoss(base, hidden, options.memoryRows), parameters }
 }
 
 const [BATCH, LENGTH] = ['batch', 'length']
 
+/** Which positions of the prompts hold memory, and which row of it. */
+interface MemoryPlaces {
+  /** int64 [batch, length] */
+  readonly index: Tensor
+  /** bool [batch, length, 1] */
+  readonly isMemory: Tensor
+}
+
+const memoryPlaces = ({ graph }: Base): MemoryPlaces => ({
+  index: addInput(graph, 'memoryIndex', 'int64', [BATCH, LENGTH]),
+  isMemory: addInput(graph, 'isMemory', 'bool', [BATCH, LENGTH, 1]),
+})
+
+/** Added to the score of a slot that is padding. */
+const HIDDEN = -1e9
+
+interface Seen {
+  readonly positions: Tensor
+  readonly attentionBias: Tensor
+}
+
+function withoutPadding({ positions, attentionBias }: Seen, { index, isMemory }: MemoryPlaces, presence: Tensor): Seen {
+  const present = reshape(gather(stopGradient(presence), index), [BATCH, LENGTH, 1])
+  const one = scalar(present, 1)
+  const absent = reshape(where(isMemory, subtract(one, present), scalar(present, 0)), [BATCH, 1, LENGTH])
+  const before = matmul(absent, addInput(presence.graph, 'earlier', 'float32', [LENGTH, LENGTH]))
+  return {
+    positions: subtract(positions, cast(reshape(before, [BATCH, LENGTH]), 'int64')),
+    attentionBias: add(attentionBias, reshape(scale(absent, HIDDEN), [BATCH, 1, 1, 1, LENGTH])),
+  }
+}
+
 /** What enters the generator's first layer, as rows: embeddings, and memory where a prompt has room for it. */
-export function generatorEmbeddings(base: Base, memory: Tensor | undefined): Tensor {
+export function generatorEmbeddings(
+  base: Base,
+  memory: Tensor | undefined,
+  places: MemoryPlaces | undefined = memory && memoryPlaces(base),
+): Tensor {
   const { graph, config } = base
   const ids = addInput(graph, 'promptIds', 'int64', [BATCH, LENGTH])
   let embeddings = gather(embeddingTable(base), ids)
-  if (memory) {
-    const index = addInput(graph, 'memoryIndex', 'int64', [BATCH, LENGTH])
-    embeddings = where(addInput(graph, 'isMemory', 'bool', [BATCH, LENGTH, 1]), gather(memory, index), embeddings)
-  }
+  if (memory && places) embeddings = where(places.isMemory, gather(memory, places.index), embeddings)
   return reshape(embeddings, [-1, config.hidden_size])
 }
 
@@ -71,7 +113,7 @@ export function answerLoss(
 }
 
 /** Logits over the vocabulary; with tied embeddings the trainable memory rows take their places in the head. */
-function headLogits(base: Base, rows: Tensor, memoryRows: GeneratorOptions['memoryRows']): Tensor {
+export function headLogits(base: Base, rows: Tensor, memoryRows: GeneratorOptions['memoryRows']): Tensor {
   const logits = linear(rows, headTable(base))
   if (!memoryRows || !base.config.tie_word_embeddings) return logits
   const { rows: table, firstId } = memoryRows

@@ -98,10 +98,16 @@ export const addedTokens = (config: ClaraConfig): string[] =>
     kbtcTraining: config.kbtc_training ?? false,
   })
 
-/** The learned parameters of a model folder, and the embeddings of the added tokens that they were trained beside. */
-export async function readAdapters(
-  folder: string,
-): Promise<{ readonly parameters: ReadonlyMap<string, HostTensor>; readonly specialRows: Float32Array }> {
+/** The learned parameters of a model folder, and what they were trained beside. */
+interface ReadAdapters {
+  readonly parameters: ReadonlyMap<string, HostTensor>
+  /** Embeddings of the added tokens. */
+  readonly specialRows: Float32Array
+  /** Rarity of every token (memory 'salient'). */
+  readonly idf: Float32Array | undefined
+}
+
+export async function readAdapters(folder: string): Promise<ReadAdapters> {
   const parameters = await readTensors(folder)
   const specialRows = parameters.get(SPECIAL_ROWS)?.data as Float32Array | undefined
   if (!specialRows) throw new ClaraError(`${join(folder, ADAPTERS_FILE)} lacks the parameter '${SPECIAL_ROWS}'.`)
@@ -110,8 +116,9 @@ export async function readAdapters(
       expected: 'the embedding of its base, but for the added tokens',
     })
   }
+  const idf = parameters.get(IDF)?.data
   for (const name of [IDF, ...TABLES]) parameters.delete(name)
-  return { parameters, specialRows }
+  return { parameters, specialRows, idf: idf instanceof Float32Array ? idf : undefined }
 }
 
 /** Rows and whole tables of adapters.safetensors, which go into the base's own. */

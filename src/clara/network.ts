@@ -87,6 +87,8 @@ export interface AdapterOptions {
   readonly dropout?: DropoutNoise | undefined
   /** Whether the parameters are fixed when a session opens, instead of inputs of every run. Default: false. */
   readonly frozen?: boolean
+  /** The parameters, where the graph has them already. Default: they are declared. */
+  readonly given?: ReadonlyMap<string, Tensor>
 }
 
 /** A role's decoder over the shared base, with the adapter's parameters as inputs of the graph. */
@@ -99,10 +101,8 @@ export function declareRole(
   const parameters = new Map<string, Tensor>()
   if (role && options) {
     for (const [name, dims] of adapterShapes(config, options.size, role, options.layers)) {
-      parameters.set(
-        name,
-        options.frozen ? addWeight(graph, name, 'float32', dims) : addInput(graph, name, 'float32', dims),
-      )
+      const declare = options.frozen ? addWeight : addInput
+      parameters.set(name, options.given?.get(name) ?? declare(graph, name, 'float32', dims))
     }
   }
   const [shapes, inLayer] = [linearModules(config), layerParameters(config)]

@@ -30,6 +30,11 @@ export function documentSlot(options: MemoryTokenOptions): PromptText {
   return [{ text: memoryTokens(options).join('') + separatorToken, trusted: true }]
 }
 
+/** The place of a document that is read as text, a line of its own as in {@link fullTextPrompt}; whatever it contains is characters. */
+export function textSlot(text: string, isLast: boolean): PromptText {
+  return [...untrusted(text), ...(isLast ? [] : [{ text: '\n', trusted: true }])]
+}
+
 /** The answer prompt (stages 1_2 and 2): one slot a document, in order of rank. No slots leave an empty background. */
 export function answerPrompt(question: string, slots: readonly PromptText[]): ChatMessage[] {
   return conversation(prompts.system.answer, prompts.user.answer, slots.flat(), question)

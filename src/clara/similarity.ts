@@ -23,25 +23,25 @@ const ABSENT = -1e9
  * Flat similarity as graph code.
  *
  * @param query [batch, tokens, hidden]
- * @param documents [batch, pool, tokens, hidden]
+ * @param documents [batch, pool, tokens, hidden], or [1, pool, tokens, hidden]: one pool for all queries
  * @returns [batch, pool]
  */
 export function flatSimilarity(query: Tensor, documents: Tensor): Tensor {
-  const { batch, pool, tokens, hidden } = poolShape('flatSimilarity', query, documents)
+  const { batch, pools, pool, tokens, hidden } = poolShape('flatSimilarity', query, documents)
   if (dimAt(query, 1) !== tokens) {
     throw mismatch('flatSimilarity', [query, documents], 'query and documents differ in memory tokens')
   }
   const width = multiplyDims(tokens, hidden)
-  const directions = l2Normalise(reshape(documents, [batch, pool, width]))
+  const directions = l2Normalise(reshape(documents, [pools, pool, width]))
   const direction = l2Normalise(reshape(query, [batch, 1, width]))
   return reshape(matmul(direction, directions, { transposeB: true }), [batch, pool])
 }
 
 /** Which memory tokens exist: 1, or 0 for padding. */
 export interface MemoryMasks {
-  /** float32 [batch, query tokens] */
+  /** float32 [batch, query tokens]; other weights than 0 and 1 weigh the tokens. */
   readonly query?: Tensor | undefined
-  /** float32 [batch, pool, tokens]. A document without any token scores far below all others. */
+  /** float32 [batch, pool, tokens], or [1, pool, tokens] with one pool. A document without any token scores far below all others. */
   readonly documents?: Tensor | undefined
 }
 
@@ -49,18 +49,18 @@ export interface MemoryMasks {
  * Maxsim as graph code.
  *
  * @param query [batch, query tokens, hidden]
- * @param documents [batch, pool, tokens, hidden]
+ * @param documents [batch, pool, tokens, hidden], or [1, pool, tokens, hidden]: one pool for all queries
  * @returns [batch, pool]
  */
 export function maxSimilarity(query: Tensor, documents: Tensor, masks: MemoryMasks = {}): Tensor {
-  const { batch, pool, tokens, hidden } = poolShape('maxSimilarity', query, documents)
+  const { batch, pools, pool, tokens, hidden } = poolShape('maxSimilarity', query, documents)
   const asked = dimAt(query, 1)
-  const directions = l2Normalise(reshape(documents, [batch, multiplyDims(pool, tokens), hidden]))
+  const directions = l2Normalise(reshape(documents, [pools, multiplyDims(pool, tokens), hidden]))
   const pairs = matmul(l2Normalise(query), directions, { transposeB: true })
   let cosines = reshape(pairs, [batch, asked, pool, tokens])
   if (masks.documents) {
     const absent = scale(subtract(scalar(query, 1), masks.documents), ABSENT)
-    cosines = add(cosines, reshape(absent, [batch, 1, pool, tokens]))
+    cosines = add(cosines, reshape(absent, [pools, 1, pool, tokens]))
   }
   const best = reduceMax(cosines, [-1])
   return reduceSum(masks.query ? multiply(best, reshape(masks.query, [batch, asked, 1])) : best, [1])
@@ -70,17 +70,18 @@ function poolShape(what: string, query: Tensor, documents: Tensor) {
   const fits =
     query.shape.length === 3 &&
     documents.shape.length === 4 &&
-    query.shape[0] === documents.shape[0] &&
+    (documents.shape[0] === 1 || query.shape[0] === documents.shape[0]) &&
     query.shape[2] === documents.shape[3]
   if (!fits) {
     throw mismatch(
       what,
       [query, documents],
-      'expected a query [batch, tokens, hidden] and documents [batch, pool, tokens, hidden]',
+      'expected a query [batch, tokens, hidden] and documents [batch or 1, pool, tokens, hidden]',
     )
   }
   return {
-    batch: dimAt(documents, 0),
+    batch: dimAt(query, 0),
+    pools: dimAt(documents, 0),
     pool: dimAt(documents, 1),
     tokens: dimAt(documents, 2),
     hidden: dimAt(documents, 3),

@@ -58,16 +58,16 @@ function earlierSlots(like: Tensor, k: number): Tensor {
  * The memory of the chosen documents, Z · M.
  *
  * @param weights [batch, k, pool]
- * @param memory [batch, pool, memory tokens, hidden]
+ * @param memory [batch, pool, memory tokens, hidden], or [1, pool, memory tokens, hidden]: one pool for all
  * @returns [batch, k, memory tokens, hidden]
  */
 export function chosenMemory(weights: Tensor, memory: Tensor): Tensor {
   if (memory.shape.length !== 4) {
     throw mismatch('chosenMemory', [weights, memory], 'the memory must be [batch, pool, memory tokens, hidden]')
   }
-  const [batch, pool, tokens, hidden] = [dimAt(memory, 0), dimAt(memory, 1), dimAt(memory, 2), dimAt(memory, 3)]
-  const flat = reshape(memory, [batch, pool, multiplyDims(tokens, hidden)])
-  return reshape(matmul(weights, flat), [batch, dimAt(weights, 1), tokens, hidden])
+  const [pools, pool, tokens, hidden] = [dimAt(memory, 0), dimAt(memory, 1), dimAt(memory, 2), dimAt(memory, 3)]
+  const flat = reshape(memory, [pools, pool, multiplyDims(tokens, hidden)])
+  return reshape(matmul(weights, flat), [dimAt(weights, 0), dimAt(weights, 1), tokens, hidden])
 }
 
 /**

@@ -19,16 +19,22 @@ export interface ParsedArguments {
 }
 
 /** A value as it came, before the schema has seen it. */
-type Given = string | number | boolean | (string | number)[]
+export type Given = string | number | boolean | (string | number)[]
 
 /**
  * Reads a verb's arguments by its schema.
  *
  * @param name The verb's name, for messages.
  * @param words The words after the verb.
+ * @param settings Values for options that the words do not give.
  * @throws UsageError that names the flag and what is wrong with it.
  */
-export function parseArguments(name: string, verb: Verb, words: readonly string[]): ParsedArguments {
+export function parseArguments(
+  name: string,
+  verb: Verb,
+  words: readonly string[],
+  settings: ReadonlyMap<string, Given> = new Map(),
+): ParsedArguments {
   const flags = flagsOf(verb)
   const { tokens } = parseArgs({
     args: [...words],
@@ -68,6 +74,7 @@ export function parseArguments(name: string, verb: Verb, words: readonly string[
     }
   }
   placePositionals(name, verb, flags, places, given)
+  for (const [key, value] of settings) if (!given.has(key)) given.set(key, value)
   return { help: false, json, values: validate(name, verb, flags, given) }
 }
 

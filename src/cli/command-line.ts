@@ -3,7 +3,7 @@ import { parseArguments, UsageError } from './arguments.ts'
 import { programHelp, verbHelp } from './help.ts'
 import { nearest } from './nearest.ts'
 import { type Environment, type OutputStream, printable, type StatusLine, statusLine, textStyle } from './terminal.ts'
-import type { VerbContext, VerbEntry, VerbTable } from './verb.ts'
+import type { Outcome, Verb, VerbContext, VerbEntry, VerbTable } from './verb.ts'
 
 /** What a run of the command line touches outside itself. */
 export interface Surroundings {
@@ -17,7 +17,7 @@ export interface Surroundings {
 }
 
 /** Exit statuses, as help states them. */
-export const exitStatus = { done: 0, failed: 1, usage: 2, interrupted: 130 } as const
+export const exitStatus = { done: 0, failed: 1, usage: 2, nothing: 3, interrupted: 130 } as const
 
 /**
  * Runs one command line to its end and tells the exit status. Errors are printed, never thrown.
@@ -27,8 +27,8 @@ export const exitStatus = { done: 0, failed: 1, usage: 2, interrupted: 130 } as 
 export async function runCommandLine(words: readonly string[], surroundings: Surroundings): Promise<number> {
   const status = statusLine(surroundings.stderr)
   try {
-    await dispatch(words, surroundings, status)
-    return surroundings.signal.aborted ? exitStatus.interrupted : exitStatus.done
+    const outcome = await dispatch(words, surroundings, status)
+    return surroundings.signal.aborted ? exitStatus.interrupted : exitStatus[outcome]
   } catch (error) {
     status.clear()
     if (surroundings.signal.aborted && isAbort(error, surroundings.signal)) {
@@ -42,20 +42,40 @@ export async function runCommandLine(words: readonly string[], surroundings: Sur
   }
 }
 
-async function dispatch(words: readonly string[], surroundings: Surroundings, status: StatusLine): Promise<void> {
+async function dispatch(words: readonly string[], surroundings: Surroundings, status: StatusLine): Promise<Outcome> {
   const [first, ...rest] = words
-  if (first === 'version' || first === '--version') return showVersion(rest, surroundings)
+  if (first === 'version' || first === '--version') {
+    await showVersion(rest, surroundings)
+    return 'done'
+  }
   if (first === undefined || first === 'help' || first === '--help' || first === '-h') {
-    return showHelp(rest, surroundings)
+    await showHelp(rest, surroundings)
+    return 'done'
   }
   const verb = await findVerb(first, surroundings.verbs).load()
-  const { help, json, values } = parseArguments(first, verb, rest)
-  if (help) return showHelp([first], surroundings)
-  const { context, reported } = openContext(json, surroundings, status)
+  // help needs no settings, and comes even where these are wrong
+  const isHelp = rest.some((word) => word === '--help' || word === '-h')
+  const { help, json, values } = parseArguments(
+    first,
+    verb,
+    rest,
+    isHelp ? undefined : await settingsOf(verb, surroundings),
+  )
+  if (help) {
+    await showHelp([first], surroundings)
+    return 'done'
+  }
+  const { context, reported, outcome } = openContext(json, surroundings, status)
   await verb.run(values, context)
   if (json && !reported() && !surroundings.signal.aborted) {
     throw new Error(`clara ${first} reported no result for --json`)
   }
+  return outcome()
+}
+
+async function settingsOf(verb: Verb, { environment }: Surroundings) {
+  const { readSettings, settingsFor } = await import('./settings.ts')
+  return settingsFor(verb.options, await readSettings(environment))
 }
 
 function findVerb(name: string, verbs: VerbTable): VerbEntry {
@@ -92,8 +112,9 @@ function openContext(
   json: boolean,
   { stdout, stderr, environment, signal }: Surroundings,
   status: StatusLine,
-): { context: VerbContext; reported: () => boolean } {
+): { context: VerbContext; reported: () => boolean; outcome: () => Outcome } {
   let hasReported = false
+  let outcome: Outcome = 'done'
   function write(stream: OutputStream, text: string): void {
     status.clear()
     stream.write(text)
@@ -111,13 +132,16 @@ function openContext(
     },
     note: (line) => write(stderr, `${line}\n`),
     status: (line) => status.show(line),
+    end: (how) => {
+      outcome = how
+    },
     report: (result) => {
       if (hasReported) throw new Error('a verb reports its result once')
       hasReported = true
       if (json) write(stdout, `${JSON.stringify(result)}\n`)
     },
   }
-  return { context, reported: () => hasReported }
+  return { context, reported: () => hasReported, outcome: () => outcome }
 }
 
 function isAbort(error: unknown, signal: AbortSignal): boolean {

@@ -1,7 +1,8 @@
 import { z } from 'zod'
 import type { HostTensor } from '../graph/dtype.ts'
+import { modelFlags } from './knowledge.ts'
 import type { VerbContext } from './verb.ts'
-import { weightFlags, weightOptions } from './weights.ts'
+import { weightOptions } from './weights.ts'
 
 export const summary = 'Compress text files into memory tokens'
 
@@ -15,15 +16,7 @@ export const options = z.strictObject({
     .describe(
       "Text positions per memory token, where the model lets memory follow the text's length. Default: the model's own rate",
     ),
-  model: z
-    .string()
-    .optional()
-    .describe('Folder of a model, or of a published checkpoint. Default: the model that comes with clara'),
-  base: z
-    .string()
-    .optional()
-    .describe("Folder of the base model. Default: where the model's configuration says, or in the Hugging Face cache"),
-  ...weightFlags,
+  ...modelFlags,
 })
 
 export const positionals = ['files']
@@ -42,14 +35,14 @@ export async function run(values: z.infer<typeof options>, context: VerbContext)
     import('../knowledge/files.ts'),
     import('../checkpoint/safetensors.ts'),
   ])
-  const documents = await readDocuments(values.files)
+  const documents = await readDocuments(values.files, { signal: context.signal })
   context.status('loading the model')
   await using clara = await Clara.load(values.model, { base: values.base, ...weightOptions(values, context) })
   const { tokenizer, config, fingerprint } = clara.model
   const count = (text: string) => tokenizer.encode(text).length
-  const passages = documents.flatMap((document) =>
-    passagesOf(document, { maxTokens: config.doc_max_length, count, settings: '' }),
-  )
+  const passages = documents.flatMap((document) => [
+    ...passagesOf(document, { maxTokens: config.doc_max_length, count, settings: '' }),
+  ])
   const tensors = new Map<string, HostTensor>()
   let memoryTokens = 0
   for (let start = 0; start < passages.length; start += BATCH) {
@@ -67,7 +60,7 @@ export async function run(values: z.infer<typeof options>, context: VerbContext)
     })
   }
   const listed = passages.map((passage) => {
-    const { start, end } = placeOf(passage)
+    const { start, end } = placeOf(passage).place
     return { id: passage.id, file: passage.documentId, start, end, text: passage.text }
   })
   await writeSafetensors(values.output, tensors, {

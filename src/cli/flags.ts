@@ -26,7 +26,7 @@ const reserved = new Set(['help', 'json'])
  * @throws Error, meant for the verb's author, for a field that cannot be a flag: of another type, undescribed, or named
  * `help` or `json`.
  */
-export function flagsOf(verb: Verb): Flag[] {
+export function flagsOf(verb: Pick<Verb, 'options'>): Flag[] {
   return Object.entries(verb.options.shape).map(([key, field]) => {
     const name = key.replace(/[A-Z]+/g, (capitals) => `-${capitals.toLowerCase()}`)
     if (reserved.has(name)) throw new Error(`--${name} is on every verb; an option cannot have this name`)

@@ -23,7 +23,15 @@ export function programHelp(verbs: VerbTable, style: TextStyle): string {
     ...columns(rows, style),
     '',
     ...wrap('Each verb has --help and --json (one JSON object on standard output).', Math.min(style.width, widest)),
-    ...wrap('Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.', Math.min(style.width, widest)),
+    ...wrap(
+      'Settings can stand in clara.config.json, in the current folder or where CLARA_CONFIG says, by the names of the flags in camel case ({ "store": "./kb", "topK": 3 }), and in the environment (CLARA_STORE, CLARA_TOP_K, …). Flags come before the environment, this before the file.',
+      Math.min(style.width, widest),
+    ),
+    '',
+    ...wrap(
+      'Exit status: 0 done, 1 failed, wholly or in part, 2 wrong usage, 3 nothing relevant found, 130 interrupted.',
+      Math.min(style.width, widest),
+    ),
   ].join('\n')
 }
 

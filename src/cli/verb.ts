@@ -1,6 +1,9 @@
 import type { z } from 'zod'
 import type { TextStyle } from './terminal.ts'
 
+/** How a verb ended, where that was no error: all done, not all of it, or nothing found. */
+export type Outcome = 'done' | 'failed' | 'nothing'
+
 /** What a verb gets besides its values: where to write, how to look, when to stop. */
 export interface VerbContext {
   /** `--json` was given: standard output carries one JSON object and nothing else. */
@@ -19,6 +22,8 @@ export interface VerbContext {
   note(line: string): void
   /** Shows a line at the bottom of the terminal that the next one replaces, for progress; nothing when not interactive. */
   status(line: string): void
+  /** Says that the verb ended otherwise than `done`: it decides the exit status. */
+  end(how: Outcome): void
   /** The verb's result for `--json`, to be called once; nothing without `--json`. */
   report(result: object): void
 }

@@ -23,10 +23,9 @@ export async function* readJsonLines<Schema extends z.ZodType>(
   schema: Schema,
   limits: JsonLinesLimits = {},
 ): AsyncGenerator<z.output<Schema>> {
-  for await (const { bytes, number } of readLines(path, limits)) {
-    const line = decodeLine(bytes, path, number)
-    if (line.trim() === '') continue
-    const parsed = schema.safeParse(parseLine(line, path, number))
+  for await (const { number, value, error } of scanJsonLines(path, limits)) {
+    if (error) throw error
+    const parsed = schema.safeParse(value)
     if (!parsed.success) {
       const issue = parsed.error.issues[0]
       const place = issue === undefined || issue.path.length === 0 ? 'the record' : `"${issue.path.join('.')}"`
@@ -35,6 +34,35 @@ export async function* readJsonLines<Schema extends z.ZodType>(
       })
     }
     yield parsed.data
+  }
+}
+
+/** A line of a file: its number, counted from 1, and the JSON value on it, or why there is none. */
+export interface JsonLine {
+  readonly number: number
+  readonly value?: unknown
+  readonly error?: ClaraError
+}
+
+/**
+ * Reads JSON lines one at a time and goes on after a line that is not JSON, for whoever wants to see all faults of a file.
+ * @throws ClaraError for faults that no line after them survives: a file that cannot be read, too long a line, a damaged stream.
+ */
+export async function* scanJsonLines(path: string, limits: JsonLinesLimits = {}): AsyncGenerator<JsonLine> {
+  for await (const { bytes, number } of readLines(path, limits)) {
+    const line = parseBytes(bytes, path, number)
+    if (line) yield line
+  }
+}
+
+/** Undefined for a blank line. */
+function parseBytes(bytes: Buffer, path: string, number: number): JsonLine | undefined {
+  try {
+    const line = decodeLine(bytes, path, number)
+    return line.trim() === '' ? undefined : { number, value: parseLine(line, path, number) }
+  } catch (error) {
+    if (error instanceof ClaraError) return { number, error }
+    throw error
   }
 }
 

@@ -1,6 +1,8 @@
 import { createHash } from 'node:crypto'
+import { z } from 'zod'
 import { ClaraError } from '../errors.ts'
-import { splitText } from '../ingestion/split.ts'
+import { type ChunkOptions, chunkDocument } from '../ingestion/chunk.ts'
+import type { Heading, Page } from '../ingestion/document.ts'
 import type { JsonValue, StoreRow } from '../store/store.ts'
 
 /** A document to add. */
@@ -8,64 +10,107 @@ export interface KnowledgeDocument {
   /** Unique; adding another text under the same id replaces the old one. */
   readonly id: string
   readonly text: string
-  /** Kept with every passage. `title`, a string, is read with every passage too. */
+  /** Kept with every passage. */
   readonly metadata?: Readonly<Record<string, JsonValue>>
+  /** Read with every passage. Default: the metadata's `title`, where that is a string. */
+  readonly title?: string
+  /** Headings in the text: passages are cut there, and read with those that they stand under. */
+  readonly headings?: readonly Heading[]
+  readonly pages?: readonly Page[]
+  /** Whether lines, rather than sentences, are the text's units, as in source code. Default: false. */
+  readonly lines?: boolean
 }
 
 /** A passage of a document, as it will be compressed and stored. */
 export interface Passage extends Pick<StoreRow, 'id' | 'documentId' | 'chunk' | 'text' | 'metadata' | 'contentHash'> {}
 
-export interface PassageOptions {
-  /** The longest passage, in tokens, title included. */
-  readonly maxTokens: number
-  readonly count: (text: string) => number
-  /** Whatever else decides a passage's memory: it goes into the content hash. */
+/** A document that was found to be right. */
+export type CheckedDocument = Required<Omit<KnowledgeDocument, 'title'>> & { readonly title?: string }
+
+export interface PassageOptions extends ChunkOptions {
+  /** Whatever else decides a passage's memory: it goes into the content hashes. */
   readonly settings: string
 }
 
+/** Where a passage stands in its document. */
+export interface PassagePlace {
+  /** The passage is the document's text from `start` up to `end`. */
+  readonly start: number
+  readonly end: number
+  /** The page on which it begins, and the one on which it ends, from 1; absent where there are no pages. */
+  readonly page?: number
+  readonly lastPage?: number
+  /** Titles of the headings that its beginning stands under, the outermost first; absent where there are none. */
+  readonly headings?: readonly string[]
+}
+
+const placeSchema = z.object({
+  start: z.number(),
+  end: z.number(),
+  page: z.number().exactOptional(),
+  lastPage: z.number().exactOptional(),
+  headings: z.array(z.string()).exactOptional(),
+})
+
 /** Key in a row's metadata under which its place in the document lies. */
 const PLACE = 'clara.place'
-/** A title that takes more than this share of a passage is not carried: it would crowd out the text. */
-const LARGEST_TITLE = 0.25
 
 /**
- * Cuts a document into passages.
- * @throws ClaraError when the id, the text or the metadata is not what it should be.
+ * Cuts a document into passages, one by one as they are taken.
+ * @throws ClaraError when the document is not what it should be.
  */
-export function passagesOf(document: KnowledgeDocument, options: PassageOptions): Passage[] {
-  const { id, text, metadata } = checked(document)
-  const title = typeof metadata.title === 'string' ? metadata.title.trim() : ''
-  const heading = title === '' ? '' : `${title}: `
-  // the length first: a title is not read when it cannot fit
-  const carried =
-    heading.length <= options.maxTokens * 16 && options.count(heading) <= LARGEST_TITLE * options.maxTokens
-      ? heading
-      : ''
-  const count = (stretch: string) => options.count(carried + stretch)
-  return splitText(text, { maxTokens: options.maxTokens, count }).map(({ text: stretch, start, end }, chunk) => {
+export function* passagesOf(document: KnowledgeDocument, options: PassageOptions): Generator<Passage, void, undefined> {
+  const checked = checkDocument(document)
+  const { id, metadata } = checked
+  let number = 0
+  for (const { context, text, start, end, page, lastPage, headings } of chunkDocument(checked, options)) {
+    const place = {
+      start,
+      end,
+      ...(page === undefined ? {} : { page }),
+      ...(lastPage === undefined ? {} : { lastPage }),
+      ...(headings.length === 0 ? {} : { headings }),
+    }
+    const chunk = number++
     const passage = {
       id: `${id}#${chunk}`,
       documentId: id,
       chunk,
-      text: carried + stretch,
-      metadata: { ...metadata, [PLACE]: { start, end } },
+      text: context + text,
+      metadata: { ...metadata, [PLACE]: place },
     }
-    return { ...passage, contentHash: hash([options.settings, passage.text, passage.metadata]) }
-  })
+    yield { ...passage, contentHash: hashOf([options.settings, passage.text, passage.metadata]) }
+  }
+}
+
+/** Hash of all that a document's passages are made from: its own content, and how it is cut. */
+export function documentHash(
+  { title, text, headings, pages, lines, metadata }: CheckedDocument,
+  settings: string,
+): string {
+  return hashOf([settings, title ?? null, text, headings, pages, lines, metadata])
 }
 
 /** Where a row's passage stands in its document, and the document's own metadata. */
-export function placeOf(row: Pick<StoreRow, 'metadata'>): {
-  readonly start: number
-  readonly end: number
+export function placeOf(row: Pick<StoreRow, 'id' | 'metadata'>): {
+  readonly place: PassagePlace
   readonly metadata: Readonly<Record<string, JsonValue>>
 } {
-  const { [PLACE]: place, ...metadata } = row.metadata
-  const { start, end } = place as { start: number; end: number }
-  return { start, end, metadata }
+  const { [PLACE]: found, ...metadata } = row.metadata
+  const place = placeSchema.safeParse(found)
+  if (place.success) return { place: place.data, metadata }
+  throw new ClaraError(`Row ${JSON.stringify(row.id)} of the store does not say where its passage stands.`, {
+    expected: `metadata "${PLACE}" with start and end`,
+    hint: 'It was not written by a knowledge base: remove its document and add it again.',
+  })
 }
 
-function checked({ id, text, metadata = {} }: KnowledgeDocument): Required<KnowledgeDocument> {
+/**
+ * A document with its defaults.
+ * @throws ClaraError when the id, the text or the metadata is not what it should be.
+ */
+export function checkDocument(document: KnowledgeDocument): CheckedDocument {
+  const { id, text, metadata = {}, headings = [], pages = [], lines = false } = document
   if (typeof id !== 'string' || id === '') {
     throw new ClaraError('A document has no id.', {
       expected: 'a non-empty string',
@@ -80,9 +125,13 @@ function checked({ id, text, metadata = {} }: KnowledgeDocument): Required<Knowl
   if (Object.hasOwn(metadata, PLACE)) {
     throw new ClaraError(`The metadata of ${name} has the key "${PLACE}".`, { hint: 'It is taken: use another name.' })
   }
-  return { id, text, metadata }
+  const named = document.title ?? metadata.title
+  const title = typeof named === 'string' ? named.trim() : ''
+  // a lone half of a surrogate pair has no place in a database; what replaces it is as long, so that offsets hold
+  const wellFormed = text.replace(/\p{Surrogate}/gu, '\ufffd')
+  return { id, text: wellFormed, metadata, headings, pages, lines, ...(title === '' ? {} : { title }) }
 }
 
-function hash(value: unknown): string {
+export function hashOf(value: unknown): string {
   return createHash('sha256').update(JSON.stringify(value)).digest('hex')
 }

@@ -1,186 +1,209 @@
-import type { Clara } from '../clara/clara.ts'
+import type { AnswerDocument } from '../clara/clara.ts'
 import { memoryLength } from '../clara/config.ts'
 import type { Memory } from '../clara/encoder.ts'
-import type { ClaraModel } from '../clara/model.ts'
 import { ClaraError } from '../errors.ts'
-import type { SamplingOptions } from '../model/sampling.ts'
-import { openInMemoryStore } from '../store/memory.ts'
-import { dequantiseMemory, quantiseMemory } from '../store/quantise.ts'
-import type { JsonValue, RowFilter, Store, StoreRow } from '../store/store.ts'
-import { type KnowledgeDocument, type Passage, passagesOf, placeOf } from './chunks.ts'
-import { retrievalVector, vectorWidth } from './retrieval.ts'
+import { exportStore } from '../store/parquet.ts'
+import { halveMemory, quantiseMemory } from '../store/quantise.ts'
+import type { RowFilter, Store, StoreDescription, StoreRow, Verification } from '../store/store.ts'
+import { checkSameStore } from '../store/validation.ts'
+import { type Adder, createAdder } from './adder.ts'
+import { type CheckedDocument, checkDocument, type KnowledgeDocument, type Passage } from './chunks.ts'
+import { type ChatTurn, questionOf } from './conversation.ts'
+import { expandCount } from './expand.ts'
+import { addFilesTo } from './files.ts'
+import type { KnowledgeModel } from './model.ts'
+import type {
+  Added,
+  AddFilesOptions,
+  AddOptions,
+  AddProgress,
+  Answer,
+  AskOptions,
+  ChatOptions,
+  FilesAdded,
+  KnowledgeBaseOptions,
+  Synced,
+} from './options.ts'
+import { type MemoryKind, openStore, type Place, placeName, type StoreSettings, settingsOf } from './place.ts'
+import { openRecords, type Records } from './records.ts'
+import { removePaths } from './remove.ts'
+import { checkSearchOptions, type Found, find, type SearchOptions, type Source } from './search.ts'
+import { type KnowledgeStats, statsOf } from './stats.ts'
+import { createSeen, removeGone } from './sync.ts'
+import { createVectors, type MemoryShape, vectorSettings, vectorWidth } from './vectors.ts'
 
-/** What a knowledge base needs of a model: a {@link Clara} is one. */
-export interface KnowledgeModel
-  extends Pick<Clara, 'compressDocuments' | 'compressQuestions' | 'score' | 'streamAnswer' | 'promptTokens'> {
-  readonly model: Pick<ClaraModel, 'config' | 'fingerprint'> & {
-    readonly tokenizer: Pick<ClaraModel['tokenizer'], 'encode'>
-    readonly base: { readonly config: Pick<ClaraModel['base']['config'], 'hidden_size'> }
-  }
-}
-
-export interface KnowledgeBaseOptions {
-  /** The model that compresses, scores and answers. It stays the caller's to close. */
-  readonly clara: KnowledgeModel
-  /** How memory is kept: `int8` with a scale per token, a quarter of the bytes, or as it is. Default: `int8`. */
-  readonly memory?: 'int8' | 'float32'
-}
-
-export interface AddOptions {
-  readonly signal?: AbortSignal
-  /** Called as passages are stored; unchanged ones count as done. */
-  readonly onProgress?: (progress: { readonly done: number; readonly total: number }) => void
-}
-
-/** Passages that were compressed now, and that were there already. */
-export interface Added {
-  readonly documents: number
-  readonly compressed: number
-  readonly unchanged: number
-}
-
-export interface SearchOptions {
-  /** Passages to return, the best first; with fewer in the knowledge base, all of them. Default: the model's generation_top_k. */
-  readonly topK?: number
-  /** Which passages to consider. */
-  readonly filter?: RowFilter
-  readonly signal?: AbortSignal
-}
-
-export interface AskOptions extends SearchOptions {
-  /** Default: the model's max_new_tokens. */
-  readonly maxNewTokens?: number
-  /** Default: greedy. */
-  readonly sampling?: SamplingOptions
-}
-
-/** A passage that was found. */
-export interface Source {
-  readonly id: string
-  readonly documentId: string
-  /** Its place among the document's passages, from 0. */
-  readonly chunk: number
-  /** What was compressed: `Title: passage` where the document has a title that fits, else the passage. */
-  readonly text: string
-  /** The model's own similarity to the question; comparable within one question only. */
-  readonly score: number
-  /** The passage is the document's text from `start` up to `end`. */
-  readonly start: number
-  readonly end: number
-  readonly metadata: Readonly<Record<string, JsonValue>>
-}
-
-export interface Answer {
-  readonly answer: string
-  /** The passages that were read, in the order in which they stand in the prompt: the best first. */
-  readonly sources: readonly Source[]
-  readonly usage: {
-    /** Positions of the prompt as it was, and with the passages' text in the place of their memory. */
-    readonly promptTokens: { readonly memory: number; readonly text: number }
-    /** Milliseconds from the question: until the passages were found, the first text came, the answer ended. */
-    readonly ms: { readonly retrieve: number; readonly firstToken: number; readonly total: number }
-  }
-}
-
-/** Candidates of the vector search that the model's own score then orders. */
-const CANDIDATES = 100
-/** Passages that are compressed and written at a time: what an interruption can lose. */
-const BATCH = 32
+const NOTHING_FOUND = 'Nothing relevant was found.'
 
 /**
- * Documents compressed once, found and answered from in latent space (paper, section 3): passages are found by a compact vector, the
- * best {@link CANDIDATES} ordered by the model's own score, and the answer is generated from their stored memory.
+ * Documents compressed once, found and answered from in latent space (paper, section 3): passages are found by a compact vector and by
+ * words, the candidates scored by the model itself, and the answer is generated from their stored memory.
  * Use it with `await using`, or close it.
  */
 export class KnowledgeBase implements AsyncDisposable {
   readonly #clara: KnowledgeModel
-  readonly #store: Store
-  readonly #memory: 'int8' | 'float32'
+  readonly #place: Place
+  readonly #kind: MemoryKind
+  readonly #shape: MemoryShape
+  /** Undefined until the first document is added: what its memories have in common fixes the retrieval vectors. */
+  #opened:
+    | { readonly store: Store; readonly settings: StoreSettings; readonly vectorOf: (memory: Memory) => Float32Array }
+    | undefined
+  #closed = false
 
-  private constructor(clara: KnowledgeModel, store: Store, memory: 'int8' | 'float32') {
+  private constructor(clara: KnowledgeModel, place: Place, kind: MemoryKind) {
+    const { config, base } = clara.model
     this.#clara = clara
-    this.#store = store
-    this.#memory = memory
+    this.#place = place
+    this.#kind = kind
+    this.#shape = {
+      similarity: config.compressor.similarity,
+      hidden: base.config.hidden_size,
+      tokens: memoryLength(config),
+    }
   }
 
   /**
-   * Opens an empty knowledge base in memory, gone when the process ends.
-   * @throws ClaraError when a path is given: storing on disk has no driver yet.
+   * Opens a knowledge base; one that does not exist is made when the first document is added.
+   *
+   * @param place A folder (LanceDB), or the address of a PostgreSQL database with pgvector, `postgres://…`, where `?schema=NAME` chooses among several.
+   *   Without one it is in memory, and gone when the process ends.
+   * @throws ClaraError when the store was written by another model or a newer version, is damaged, or cannot be reached.
    */
   static async open(options: KnowledgeBaseOptions): Promise<KnowledgeBase>
-  static async open(path: string, options: KnowledgeBaseOptions): Promise<KnowledgeBase>
+  static async open(place: string, options: KnowledgeBaseOptions): Promise<KnowledgeBase>
   static async open(first: string | KnowledgeBaseOptions, second?: KnowledgeBaseOptions): Promise<KnowledgeBase> {
-    if (typeof first === 'string' || second !== undefined) {
-      throw new ClaraError(
-        `The knowledge base "${String(first)}" cannot be opened: this version keeps them in memory only.`,
-        {
-          hint: 'Use KnowledgeBase.open({ clara }) and add the documents at every start.',
-        },
-      )
+    const options = typeof first === 'string' ? second : first
+    if (options?.clara === undefined) {
+      throw new ClaraError('A knowledge base needs a model.', { hint: 'KnowledgeBase.open(place, { clara }).' })
     }
-    const { clara, memory = 'int8' } = first
-    const { config, fingerprint, base } = clara.model
-    const width = base.config.hidden_size
-    const store = await openInMemoryStore({
-      fingerprint,
-      memoryWidth: width,
-      vectorWidth: vectorWidth(config.compressor.similarity, width, memoryLength(config)),
-    })
-    return new KnowledgeBase(clara, store, memory)
+    const place = typeof first === 'string' ? first : undefined
+    const knowledge = new KnowledgeBase(options.clara, place, options.memory ?? 'int8')
+    const store = await openStore(place)
+    if (store === undefined) return knowledge
+    try {
+      knowledge.#adopt(store)
+      const kept = knowledge.#opened?.settings.memory
+      if (options.memory !== undefined && options.memory !== kept) {
+        throw new ClaraError(`The store ${JSON.stringify(placeName(place))} keeps memory as ${kept}.`, {
+          received: options.memory,
+          hint: 'Leave the option out, or add the documents to a new store.',
+        })
+      }
+      return knowledge
+    } catch (error) {
+      await store.close()
+      throw error
+    }
   }
 
   /**
-   * Adds documents: splits them into passages of at most doc_max_length tokens, compresses these and stores them. A passage that is
-   * there already, from the same text and metadata, is not compressed again; a document that is there with another text
+   * Adds documents: splits them into passages of at most doc_max_length tokens, compresses these and stores them, some hundred in memory at
+   * a time. A document that is there already with the same text and metadata is left alone, one with another text
    * is replaced. When it is interrupted, what was stored stays, and adding the same again goes on from there.
-   * @throws ClaraError when a document is malformed, has no text, or comes twice.
+   *
+   * @param documents A list is checked before anything is stored; a stream as it comes, and of one id its last document holds.
+   * @throws ClaraError when a document is malformed, has no text, or comes twice in a list.
    */
-  async add(documents: readonly KnowledgeDocument[], { signal, onProgress }: AddOptions = {}): Promise<Added> {
-    const pending: Passage[] = []
-    let total = 0
-    for (const passages of this.#split(documents)) {
-      total += passages.length
-      pending.push(...(await this.#unstored(passages)))
-    }
-    const unchanged = total - pending.length
-    const report = (compressed: number) => onProgress?.({ done: unchanged + compressed, total })
-    report(0)
-    for (let start = 0; start < pending.length; start += BATCH) {
-      const batch = pending.slice(start, start + BATCH)
-      const memories = await this.#clara.compressDocuments(
-        batch.map(({ text }) => text),
-        signal ? { signal } : {},
-      )
-      await this.#write(batch.map((passage, index) => this.#row(passage, memories[index] as Memory)))
-      report(start + batch.length)
-    }
-    return { documents: documents.length, compressed: pending.length, unchanged }
+  async add(
+    documents: readonly KnowledgeDocument[] | Iterable<KnowledgeDocument> | AsyncIterable<KnowledgeDocument>,
+    options: AddOptions = {},
+  ): Promise<Added> {
+    const list = Array.isArray(documents) ? checkAll(documents) : undefined
+    const { adder } = await this.#adder(
+      options,
+      list?.map(({ id }) => id),
+      options.onProgress,
+    )
+    for await (const document of list ?? documents) await adder.offer(requireText(checkDocument(document)), {})
+    await adder.finish()
+    return addedBy(adder)
   }
 
-  /** Finds the passages that fit a question best. */
+  /**
+   * Reads files, folders, globs, `-` (standard input) and web addresses, and adds what is in them. A document's id is its file's path as it was given
+   * or found (a record's: the path, `#` and its own id or number). Files that have not changed since cost nothing, those that have replace
+   * what was stored of them, and what cannot be read is reported in the result.
+   * @throws ClaraError when the options are not right, or the store cannot be written.
+   */
+  async addFiles(inputs: readonly string[], options: AddFilesOptions = {}): Promise<FilesAdded> {
+    return this.#addFiles(inputs, options)
+  }
+
+  /** As {@link addFiles}; then removes the documents of files below the inputs that are gone, or no longer to be read by the rules for folders. */
+  async sync(inputs: readonly string[], options: AddFilesOptions = {}): Promise<Synced> {
+    const seen = createSeen()
+    const added = await this.#addFiles(inputs, options, seen)
+    const store = this.#opened?.store
+    if (store === undefined) return { ...added, removed: { documents: 0, chunks: 0 } }
+    const { documents, chunks, gone } = await removeGone(store, inputs, options, seen)
+    // that an input is gone is what sync is for
+    const problems = added.files.problems.filter(({ path }) => !gone.includes(path))
+    const failed = added.files.failed - (added.files.problems.length - problems.length)
+    return { ...added, files: { ...added.files, failed, problems }, removed: { documents, chunks } }
+  }
+
+  async #addFiles(inputs: readonly string[], options: AddFilesOptions, seen = createSeen()): Promise<FilesAdded> {
+    const { signal, onProgress, overlap, context, ...reading } = options
+    let [files, bytes] = [0, 0]
+    const report = onProgress && ((progress: AddProgress) => onProgress({ ...progress, files, bytes }))
+    const cutting = { ...(overlap === undefined ? {} : { overlap }), ...(context === undefined ? {} : { context }) }
+    const { adder, records, settings, progress } = await this.#adder(
+      { ...cutting, ...(signal ? { signal } : {}) },
+      undefined,
+      report,
+    )
+    const read = await addFilesTo(inputs, {
+      adder,
+      records,
+      reading,
+      settings,
+      signal,
+      store: () => this.#opened?.store,
+      onEvent(event) {
+        seen.note(event)
+        if (event.kind === 'document' || event.kind === 'problem') return
+        files++
+        if ('stamp' in event) bytes += event.stamp.size
+        report?.(progress())
+      },
+    })
+    await adder.finish()
+    return { ...addedBy(adder), files: read }
+  }
+
+  /** Finds the passages that fit a question best; none, when nothing qualifies. */
   async search(question: string, options: SearchOptions = {}): Promise<Source[]> {
     return (await this.#find(question, options)).map(({ source }) => source)
   }
 
   /** Answers a question from the passages that fit it best. */
   async ask(question: string, options: AskOptions = {}): Promise<Answer> {
-    const pieces = this.askStream(question, options)
-    let next = await pieces.next()
-    while (next.done !== true) next = await pieces.next()
-    return next.value
+    return lastOf(this.askStream(question, options))
   }
 
   /** Streams the answer, piece by piece; the generator's return value is the whole {@link Answer}. */
   async *askStream(question: string, options: AskOptions = {}): AsyncGenerator<string, Answer, undefined> {
     const started = performance.now()
     const since = () => performance.now() - started
+    const { expand = 0, nothingFound = NOTHING_FOUND, maxNewTokens, sampling, signal } = options
+    expandCount(expand, [])
     const found = await this.#find(question, options)
     const retrieve = since()
     if (found.length === 0) {
-      throw new ClaraError('No passage passes the filter.', { hint: 'Ask without it, or add documents that pass it.' })
+      yield nothingFound
+      const usage = {
+        promptTokens: { memory: 0, text: 0 },
+        expanded: 0,
+        ms: { retrieve, firstToken: since(), total: since() },
+      }
+      return { answer: nothingFound, question, sources: [], usage }
     }
-    const memories = found.map(({ memory }) => memory)
-    const { maxNewTokens, sampling, signal } = options
+    const sources = found.map(({ source }) => source)
+    const expanded = expandCount(
+      expand,
+      sources.map(({ score }) => score),
+    )
+    const memories = found.map(({ source, memory }, index): AnswerDocument => (index < expanded ? source : memory))
     let answer = ''
     let firstToken: number | undefined
     for await (const piece of this.#clara.streamAnswer(question, memories, {
@@ -193,134 +216,201 @@ export class KnowledgeBase implements AsyncDisposable {
       yield piece
     }
     const total = since()
-    const sources = found.map(({ source }) => source)
     const promptTokens = {
       memory: this.#clara.promptTokens(question, { memories }),
       text: this.#clara.promptTokens(question, { documents: sources.map(({ text }) => text) }),
     }
     const ms = { retrieve, firstToken: firstToken ?? total, total }
-    return { answer: answer.trim(), sources, usage: { promptTokens, ms } }
+    return { answer: answer.trim(), question, sources, usage: { promptTokens, expanded, ms } }
+  }
+
+  /** Answers the question that a conversation ends with. */
+  async chat(turns: readonly ChatTurn[], options: ChatOptions = {}): Promise<Answer> {
+    return lastOf(this.chatStream(turns, options))
+  }
+
+  /** Streams the answer to the question that a conversation ends with, as {@link askStream}. */
+  async *chatStream(turns: readonly ChatTurn[], options: ChatOptions = {}): AsyncGenerator<string, Answer, undefined> {
+    const { history = 'pass', ...rest } = options
+    return yield* this.askStream(await questionOf(turns, this.#clara, history, options.signal), rest)
   }
 
   /** Removes documents by id; returns the number of passages removed. Unknown ids are no error. */
   async remove(documentIds: readonly string[]): Promise<number> {
-    return this.#store.remove(documentIds)
+    this.#checkOpen()
+    return (await this.#opened?.store.remove(documentIds)) ?? 0
+  }
+
+  /** Removes documents by id, by the file that they were read from, or by a folder that this lies in. */
+  async removeFiles(paths: readonly string[]): Promise<{ readonly documents: number; readonly chunks: number }> {
+    this.#checkOpen()
+    const store = this.#opened?.store
+    return store === undefined ? { documents: 0, chunks: 0 } : removePaths(store, paths)
   }
 
   /** Number of passages, or of those that pass the filter. */
   async count(filter?: RowFilter): Promise<number> {
-    return this.#store.count(filter)
+    this.#checkOpen()
+    return (await this.#opened?.store.count(filter)) ?? 0
+  }
+
+  /** What is in it; undefined as long as nothing was added. */
+  async stats(): Promise<KnowledgeStats | undefined> {
+    this.#checkOpen()
+    const store = this.#opened?.store
+    return store && statsOf(store, this.#place)
+  }
+
+  /** Reads everything and compares it with its checksums. With `repair`, damaged passages are removed, and adding their documents again completes them. */
+  async verify(options: { readonly repair?: boolean } = {}): Promise<Verification> {
+    this.#checkOpen()
+    return (await this.#opened?.store.verify(options)) ?? { rows: 0, damaged: [] }
+  }
+
+  /** Brings the indexes up to date, and gives back the space of what was replaced and removed. */
+  async compact(): Promise<void> {
+    this.#checkOpen()
+    await this.#opened?.store.compact()
+  }
+
+  /** Writes everything into a Parquet file (id, text, metadata, memory and more). @returns How many passages. */
+  async export(path: string): Promise<number> {
+    this.#checkOpen()
+    if (this.#opened === undefined) throw emptyError()
+    return exportStore(this.#opened.store, path)
   }
 
   async close(): Promise<void> {
-    await this.#store.close()
+    this.#closed = true
+    const opened = this.#opened
+    this.#opened = undefined
+    await opened?.store.close()
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
 
-  /** The passages of each document; all are checked before the first is stored. */
-  #split(documents: readonly KnowledgeDocument[]): Passage[][] {
-    const { tokenizer, config } = this.#clara.model
-    const ids = new Set<string>()
-    return documents.map((document) => {
-      const passages = passagesOf(document, {
+  async #find(question: string, options: SearchOptions): Promise<Found[]> {
+    this.#checkOpen()
+    checkSearchOptions(options)
+    if (this.#opened === undefined || (await this.#opened.store.count()) === 0) {
+      if (question.trim() !== '') throw emptyError()
+    }
+    const { store, vectorOf } = this.#opened ?? {}
+    if (store === undefined || vectorOf === undefined) throw emptyError()
+    return find(question, { clara: this.#clara, store, vectorOf }, options)
+  }
+
+  async #adder(
+    { signal, overlap, context }: Omit<AddOptions, 'onProgress'>,
+    ids: readonly string[] | undefined,
+    onProgress: ((progress: AddProgress) => void) | undefined,
+  ): Promise<{ adder: Adder; records: Records; settings: string; progress: () => AddProgress }> {
+    this.#checkOpen()
+    const { tokenizer, config, fingerprint } = this.#clara.model
+    const store = () => this.#opened?.store
+    const records = await openRecords(store, ids)
+    const settings = JSON.stringify([config.doc_max_length, overlap ?? 0, context ?? 'headings'])
+    const progress = () => {
+      const { compressed, unchanged, passages } = adder.counts
+      return { done: compressed + unchanged, unchanged, total: passages }
+    }
+    const adder = createAdder({
+      records,
+      settings,
+      signal,
+      chunking: {
         maxTokens: config.doc_max_length,
         count: (text) => tokenizer.encode(text).length,
-        settings: this.#memory,
-      })
-      const name = `Document ${JSON.stringify(document.id)}`
-      if (ids.has(document.id))
-        throw new ClaraError(`${name} comes twice.`, { hint: 'Give every document an id of its own.' })
-      ids.add(document.id)
-      if (passages.length === 0)
-        throw new ClaraError(`${name} is empty.`, { hint: 'Leave it out: there is nothing to compress.' })
-      return passages
+        ...(overlap === undefined ? {} : { overlap }),
+        ...(context === undefined ? {} : { context }),
+      },
+      onProgress: onProgress && (() => onProgress(progress())),
+      target: {
+        store,
+        fingerprint,
+        compress: (texts) => this.#clara.compressDocuments(texts, signal ? { signal } : {}),
+        create: (first) => this.#create(first),
+        row: (passage, memory) => this.#row(passage, memory),
+      },
     })
+    return { adder, records, settings, progress }
   }
 
-  /** Those of a document's passages that are still to be compressed; what is stored of an older text is removed. */
-  async #unstored(passages: readonly Passage[]): Promise<Passage[]> {
-    const documentIds = passages.slice(0, 1).map(({ documentId }) => documentId)
-    const stored = await this.#store.get(passages.map(({ id }) => id))
-    const kept = stored.filter(
-      (row, index): row is StoreRow => row?.contentHash === passages[index]?.contentHash && row !== undefined,
-    )
-    if ((await this.#store.count({ documentIds })) > kept.length) {
-      await this.#store.remove(documentIds)
-      await this.#write(kept)
+  async #create(first: readonly Memory[]): Promise<Store> {
+    this.#checkOpen()
+    const settings: StoreSettings = {
+      format: 'clara-ts knowledge base',
+      version: 1,
+      memory: this.#kind,
+      vectors: vectorSettings(this.#shape, first),
     }
-    const done = new Set(kept.map(({ id }) => id))
-    return passages.filter(({ id }) => !done.has(id))
+    const store = await openStore(this.#place, { ...this.#description(), details: settings })
+    if (store === undefined) throw new RangeError('A store with a description was not made.')
+    // another process may have made it a moment before: what it fixed holds
+    return this.#adopt(store)
   }
 
-  async #write(rows: readonly StoreRow[]): Promise<void> {
-    await this.#store.add(rows, { fingerprint: this.#clara.model.fingerprint })
+  #adopt(store: Store): Store {
+    checkSameStore(`The store ${JSON.stringify(placeName(this.#place))}`, store.description, this.#description())
+    const settings = settingsOf(store, this.#place)
+    this.#opened = { store, settings, vectorOf: createVectors(this.#shape, settings.vectors) }
+    return store
+  }
+
+  #description(): StoreDescription {
+    const { fingerprint } = this.#clara.model
+    return { fingerprint, memoryWidth: this.#shape.hidden, vectorWidth: vectorWidth(this.#shape) }
   }
 
   #row(passage: Passage, memory: Memory): StoreRow {
+    if (this.#opened === undefined) throw new RangeError('There is no store yet.')
+    const { settings, vectorOf } = this.#opened
     const [n, width] = memory.shape
+    const vector = vectorOf(memory)
     const tokens = { dtype: 'float32', tokens: memory.tokens, n, width } as const
-    return {
-      ...passage,
-      memory: this.#memory === 'int8' ? quantiseMemory(tokens) : tokens,
-      vector: retrievalVector(this.#clara.model.config.compressor.similarity, memory),
-    }
+    const kept = { int8: quantiseMemory, float16: halveMemory, float32: () => tokens }[settings.memory]
+    return { ...passage, memory: kept(tokens), vector }
   }
 
-  async #find(question: string, options: SearchOptions): Promise<{ source: Source; memory: Memory }[]> {
-    const { config, fingerprint } = this.#clara.model
-    const { topK = config.generation_top_k, filter, signal } = options
-    checkQuestion(question, config.doc_max_length)
-    if (!Number.isSafeInteger(topK) || topK < 1) {
-      throw new ClaraError(`topK cannot be ${topK}.`, { expected: 'an integer from 1' })
-    }
-    if ((await this.#store.count()) === 0) {
-      throw new ClaraError('The knowledge base is empty.', {
-        hint: 'Add documents first: await kb.add([{ id, text }]).',
+  #checkOpen(): void {
+    if (this.#closed) throw new ClaraError('The knowledge base is closed.', { hint: 'Open it again.' })
+  }
+}
+
+const emptyError = () =>
+  new ClaraError('The knowledge base is empty.', { hint: 'Add documents first: await kb.add([{ id, text }]).' })
+
+const addedBy = ({ counts: { documents, compressed, unchanged } }: Adder): Added => ({
+  documents,
+  compressed,
+  unchanged,
+})
+
+function checkAll(documents: readonly KnowledgeDocument[]): CheckedDocument[] {
+  const ids = new Set<string>()
+  return documents.map((given) => {
+    const document = requireText(checkDocument(given))
+    if (ids.has(document.id)) {
+      throw new ClaraError(`Document ${JSON.stringify(document.id)} comes twice.`, {
+        hint: 'Give every document an id of its own.',
       })
     }
-    const [asked] = await this.#clara.compressQuestions([question], signal ? { signal } : {})
-    if (!asked) throw new RangeError('The model gave no memory for the question.')
-    const vector = retrievalVector(config.compressor.similarity, asked)
-    const limit = Math.max(topK, CANDIDATES)
-    const candidates = await this.#store.search(vector, { fingerprint, limit, ...(filter ? { filter } : {}) })
-    const rows = await this.#store.get(candidates.map(({ id }) => id))
-    return rows
-      .filter((row) => row !== undefined)
-      .map((row) => {
-        const memory = memoryOf(row)
-        return { source: sourceOf(row, this.#clara.score(asked, memory)), memory }
-      })
-      .sort((one, other) => other.source.score - one.source.score || (one.source.id < other.source.id ? -1 : 1))
-      .slice(0, topK)
-  }
+    ids.add(document.id)
+    return document
+  })
 }
 
-/** Characters per token beyond which a question cannot be one, whatever its language. */
-const CHARACTERS_PER_TOKEN = 64
-
-function checkQuestion(question: string, docMaxLength: number): void {
-  if (typeof question !== 'string' || question.trim() === '') {
-    throw new ClaraError('The question is empty.', { hint: 'Ask something.' })
-  }
-  const longest = docMaxLength * CHARACTERS_PER_TOKEN
-  if (question.length > longest) {
-    throw new ClaraError(`The question has ${question.length} characters.`, {
-      expected: `at most ${longest}`,
-      hint: 'Put what is to be read into a document, and ask about it.',
-    })
-  }
+function requireText(document: CheckedDocument): CheckedDocument {
+  if (document.text.trim() !== '') return document
+  throw new ClaraError(`Document ${JSON.stringify(document.id)} is empty.`, {
+    hint: 'Leave it out: there is nothing to compress.',
+  })
 }
 
-function memoryOf(row: StoreRow): Memory {
-  const { tokens, n, width } = dequantiseMemory(row.memory)
-  return { tokens, shape: [n, width] }
-}
-
-function sourceOf(row: StoreRow, score: number): Source {
-  const { id, documentId, chunk, text } = row
-  const { start, end, metadata } = placeOf(row)
-  return { id, documentId, chunk, text, score, start, end, metadata }
+async function lastOf(pieces: AsyncGenerator<string, Answer, undefined>): Promise<Answer> {
+  let next = await pieces.next()
+  while (next.done !== true) next = await pieces.next()
+  return next.value
 }

@@ -24,6 +24,8 @@ const stateSchema = z.strictObject({
   batches: json,
   /** The best evaluation so far; its step has a checkpoint of its own. */
   best: z.strictObject({ step: z.number().int().nonnegative(), metric: z.string(), value: z.number() }).optional(),
+  /** Evaluations since the best one, for early stopping; absent before there was one. */
+  sinceBest: z.number().int().nonnegative().optional(),
   /** The run's settings, to compare with those of a resumed run. */
   config: json,
 })
@@ -115,6 +117,30 @@ export async function writeCheckpoint(
 export async function readLastCheckpoint(runFolder: string): Promise<TrainingCheckpoint | undefined> {
   const step = (await checkpointSteps(runFolder)).at(-1)
   return step === undefined ? undefined : readCheckpoint(checkpointFolder(runFolder, step))
+}
+
+/** What the newest complete checkpoint of a run says, without its parameters; undefined when there is none. */
+export async function readLastState(
+  runFolder: string,
+): Promise<Pick<TrainingCheckpoint, 'folder' | 'state'> | undefined> {
+  const step = (await checkpointSteps(runFolder)).at(-1)
+  if (step === undefined) return undefined
+  const folder = checkpointFolder(runFolder, step)
+  return { folder, state: await readState(join(folder, 'state.json')) }
+}
+
+const patienceSchema = z.object({ evaluation: z.object({ patience: z.number() }) })
+
+/** Whether early stopping has ended a run whose last checkpoint says so. */
+export function isImpatient({ sinceBest = 0, config }: TrainingState): boolean {
+  const settings = patienceSchema.safeParse(config)
+  return settings.success && sinceBest >= settings.data.evaluation.patience
+}
+
+/** Whether early stopping has ended the run in a folder. */
+export async function stoppedEarly(runFolder: string): Promise<boolean> {
+  const last = await readLastState(runFolder)
+  return last !== undefined && isImpatient(last.state)
 }
 
 /** The checkpoint with the best evaluation, as the newest one remembers it; undefined before the first evaluation. */

@@ -1,9 +1,10 @@
 import { readFile } from 'node:fs/promises'
+import { parse as parseYaml } from 'yaml'
 import { z } from 'zod'
 import { ClaraError } from '../errors.ts'
 
 /** Training stages, by the published code's names (DESIGN section 5). */
-const stageNames = ['stage1', 'stage1_2', 'stage2', 'stage2_pretrain_retrieval', 'stage2_reasoning'] as const
+export const stageNames = ['stage1', 'stage1_2', 'stage2', 'stage2_pretrain_retrieval', 'stage2_reasoning'] as const
 
 /**
  * What a dataset file is used for. `qa-pairs`: one document's questions and answers in one prompt (stage 1). `answer`: a
@@ -84,6 +85,11 @@ const trainingShape = {
       /** The figure that decides which checkpoint is the best one. */
       metric: z.string().min(1).default('loss'),
       better: z.enum(['lower', 'higher']).default('lower'),
+      /**
+       * Early stopping: the run ends after so many evaluations in a row without a new best. Default: it runs all its steps.
+       * Left out rather than filled in, so that runs saved without this setting still resume.
+       */
+      patience: positiveCount.optional(),
     })
     .prefault({}),
   checkpoint: z
@@ -112,23 +118,37 @@ export function trainingConfigSchema<Extra extends z.ZodRawShape>(
 export type TrainingConfig = z.output<z.ZodObject<typeof trainingShape, z.core.$strict>>
 
 /**
- * Reads and checks a configuration file (JSON).
+ * Reads and checks a configuration file (JSON or YAML).
  * @throws ClaraError that names every wrong or unknown key.
  */
 export async function readConfig<Schema extends z.ZodType>(path: string, schema: Schema): Promise<z.output<Schema>> {
+  return checkConfig(await readSettings(path), schema, path)
+}
+
+/** Longest configuration file that is read, in characters. */
+const LONGEST_CONFIG = 2 ** 20
+
+/**
+ * Reads a configuration file without checking what it says: YAML by the ending .yaml or .yml, otherwise JSON.
+ * @throws ClaraError when it cannot be read or parsed.
+ */
+export async function readSettings(path: string): Promise<unknown> {
   let text: string
   try {
     text = await readFile(path, 'utf8')
   } catch (cause) {
-    throw new ClaraError(`The configuration ${path} cannot be read.`, { expected: 'a JSON file', cause })
+    throw new ClaraError(`The configuration ${path} cannot be read.`, { expected: 'a JSON or YAML file', cause })
   }
-  let value: unknown
+  const yaml = /\.ya?ml$/i.test(path)
+  if (text.length > LONGEST_CONFIG) {
+    throw new ClaraError(`The configuration ${path} is too long.`, { expected: `at most ${LONGEST_CONFIG} characters` })
+  }
   try {
-    value = JSON.parse(text)
+    return yaml ? parseYaml(text) : JSON.parse(text)
   } catch (cause) {
-    throw new ClaraError(`The configuration ${path} is not JSON: ${(cause as Error).message}.`, { cause })
+    const [reason] = (cause as Error).message.split('\n')
+    throw new ClaraError(`The configuration ${path} is not ${yaml ? 'YAML' : 'JSON'}: ${reason}.`, { cause })
   }
-  return checkConfig(value, schema, path)
 }
 
 /**
@@ -163,7 +183,7 @@ export function learningRateFactor(factors: Readonly<Record<string, number>>, na
 }
 
 /** Settings that change no number of the run, and so may change when it resumes. */
-const freeOnResume = /^(minutes|output|checkpoint(\..*)?)$/
+const freeOnResume = /^(minutes|output|checkpoint(\..*)?|evaluation\.patience)$/
 
 /** Names of the settings that differ between two configurations and matter to a resumed run, in dotted form. */
 export function differingSettings(saved: unknown, current: unknown, prefix = ''): string[] {

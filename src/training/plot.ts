@@ -3,9 +3,9 @@ import { writeFileAtomic } from '../checkpoint/atomic.ts'
 import { type MetricsLine, readMetrics } from './metrics.ts'
 
 /** A point of a curve: step and figure. */
-type Point = readonly [number, number]
+export type Point = readonly [number, number]
 
-interface Curve {
+export interface Curve {
   readonly label: string
   readonly points: readonly Point[]
   readonly color: string
@@ -13,13 +13,13 @@ interface Curve {
   readonly faint?: boolean
 }
 
-interface Panel {
+export interface Panel {
   readonly title: string
   readonly curves: readonly Curve[]
 }
 
 /** Okabe and Ito's palette: told apart by colour-blind readers too. */
-const palette = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000']
+export const palette = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000']
 const width = 860
 const panelHeight = 320
 const margin = { left: 70, right: 220, top: 36, bottom: 46 }
@@ -59,14 +59,20 @@ export function plotSvg(lines: readonly MetricsLine[]): string {
       curves: [{ label: 'learning rate', points: curvePoints(lines, 'training', 'learningRate'), color: '#555555' }],
     },
   ]
+  return drawPanels('Training run', panels)
+}
+
+/** Panels below each other as one self-contained SVG; those without a point are left out. */
+export function drawPanels(title: string, panels: readonly Panel[]): string {
   const shown = panels.filter((panel) => panel.curves.some((curve) => curve.points.length > 0))
   const height = Math.max(1, shown.length) * panelHeight
   const body = shown.map((panel, index) => drawPanel(panel, index * panelHeight)).join('')
   const empty = `<text x="${width / 2}" y="${height / 2}" text-anchor="middle">No figures yet</text>`
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" font-family="sans-serif" font-size="12"><title>Training run</title><rect width="100%" height="100%" fill="#fff"/>${shown.length === 0 ? empty : body}</svg>\n`
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" font-family="sans-serif" font-size="12"><title>${escapeXml(title)}</title><rect width="100%" height="100%" fill="#fff"/>${shown.length === 0 ? empty : body}</svg>\n`
 }
 
-function curvePoints(lines: readonly MetricsLine[], kind: MetricsLine['kind'], name: string): Point[] {
+/** One figure over the steps. */
+export function curvePoints(lines: readonly MetricsLine[], kind: MetricsLine['kind'], name: string): Point[] {
   return lines.flatMap((line): Point[] => {
     const value = line.kind === kind ? line.values[name] : undefined
     return typeof value === 'number' ? [[line.step, value]] : []
@@ -168,6 +174,12 @@ function tickLabel(value: number): string {
     : String(Number(value.toPrecision(4)))
 }
 
-function escapeXml(text: string): string {
-  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;')
+/** Text that stands for itself in XML and HTML, between tags and in quoted attributes. */
+export function escapeXml(text: string): string {
+  return text
+    .replaceAll('&', '&amp;')
+    .replaceAll('<', '&lt;')
+    .replaceAll('>', '&gt;')
+    .replaceAll('"', '&quot;')
+    .replaceAll("'", '&#39;')
 }

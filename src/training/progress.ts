@@ -93,6 +93,9 @@ function ending(result: TrainingResult): string {
       : ` Best ${result.best.metric}: ${result.best.value.toFixed(4)}, step ${result.best.step}.`
   if (result.reason === 'finished')
     return `Finished ${result.steps} steps.${best} Last checkpoint: ${result.checkpoint}`
+  if (result.reason === 'stopped improving') {
+    return `Stopped after step ${result.step} of ${result.steps}: no new best for as many evaluations as evaluation.patience says.${best} Last checkpoint: ${result.checkpoint}`
+  }
   const why = result.reason === 'aborted' ? 'Stopped' : 'Time is up'
   return `${why} after step ${result.step} of ${result.steps}.${best} Go on with the same command and --resume (checkpoint: ${result.checkpoint})`
 }
@@ -103,7 +106,7 @@ function bar(share: number): string {
 }
 
 /** Seconds as `4 h 05 min`, `12 min` or `40 s`. */
-function duration(seconds: number): string {
+export function duration(seconds: number): string {
   const minutes = Math.round(seconds / 60)
   if (minutes >= 60) return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, '0')} min`
   return seconds >= 90 ? `${minutes} min` : `${Math.ceil(seconds)} s`

@@ -55,7 +55,7 @@ export async function trainStep<Batch>(options: {
   const samples = micro.reduce((sum, batch) => sum + model.samples(batch), 0)
   if (labelledTokens === 0) {
     throw new ClaraError(`Step ${step} has nothing to learn from: none of its ${samples} samples has a label.`, {
-      hint: 'Were all answers cut off? Raise the maximal length, or drop such samples from the data.',
+      hint: 'Were all answers cut off? Raise the maximal length, or drop such samples from the data. Retrieval learns from questions with a supporting candidate.',
     })
   }
 

@@ -12,7 +12,7 @@ export type TrainerConfig = StepConfig & Pick<TrainingConfig, 'minutes' | 'evalu
 
 /** How a run ended. */
 export interface TrainingResult {
-  readonly reason: 'finished' | 'aborted' | 'out of time'
+  readonly reason: 'finished' | 'stopped improving' | 'aborted' | 'out of time'
   /** Updates done, over all sessions. */
   readonly step: number
   readonly steps: number
@@ -138,14 +138,18 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<Traini
     const before = state.best?.value
     const improved = before === undefined || (better === 'lower' ? value < before : value > before)
     if (Number.isFinite(value) && improved && state.step > 0) {
-      state = { ...state, best: { step: state.step, metric, value } }
+      state = { ...state, best: { step: state.step, metric, value }, sinceBest: 0 }
       await save()
+    } else if (state.step > 0) {
+      state = { ...state, sinceBest: (state.sinceBest ?? 0) + 1 }
     }
     await writePlot(runFolder)
   }
 
   const stopped = (): TrainingResult['reason'] | undefined => {
     if (state.step >= config.steps) return 'finished'
+    const { patience } = config.evaluation
+    if (patience !== undefined && (state.sinceBest ?? 0) >= patience) return 'stopped improving'
     if (signal?.aborted) return 'aborted'
     const elapsedMinutes = (now() - started) / 60_000
     return config.minutes !== undefined && elapsedMinutes >= config.minutes ? 'out of time' : undefined
@@ -166,6 +170,8 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<Traini
       const { every } = config.evaluation
       if (reason === 'finished' || (every > 0 && step % every === 0)) await evaluateNow()
       if (checkpointDue(step)) await save()
+      // an evaluation may have been one too many without a new best
+      reason ??= stopped()
     }
     const checkpoint = await save()
     await writePlot(runFolder)
@@ -183,7 +189,8 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<Traini
   }
 }
 
-function checkSameConfig(saved: unknown, current: unknown, folder: string): void {
+/** @throws ClaraError that names the settings in which a run differs from its checkpoint, where they matter. */
+export function checkSameConfig(saved: unknown, current: unknown, folder: string): void {
   const differing = differingSettings(saved, current)
   if (differing.length === 0) return
   throw new ClaraError(`The run in ${folder} was started with other settings: ${differing.join(', ')}.`, {

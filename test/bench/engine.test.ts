@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type EngineFigures, measureEngine } from '../../bench/engine/engine.ts'
 import { rowsOf, type Target } from '../../bench/table.ts'
 import { packRun } from '../../src/training/stages/pack.ts'
-import { runStage1 } from '../../src/training/stages/run.ts'
+import { runStage } from '../../src/training/stages/run.ts'
 import { tinyBase } from '../clara/tiny.ts'
 import { salient, type TinyData, tinyData } from '../training/stages/tiny-run.ts'
 
@@ -27,7 +27,7 @@ beforeAll(async () => {
   data = await tinyData()
   const model = join(data.folder, 'model')
   const output = join(data.folder, 'run')
-  await runStage1({ config: data.config({ output, steps: 1, compressor: salient }) })
+  await runStage({ config: data.config({ output, steps: 1, compressor: salient }) })
   await packRun({ runFolder: output, modelFolder: model, which: 'last' })
   const texts = [
     'The bridges were closed for nine days.',

@@ -12,7 +12,7 @@ import { readMetrics } from '../../src/training/metrics.ts'
 import { controlBatches, meanLoss } from '../../src/training/stages/evaluation.ts'
 import { stageIdf, stageMaterial } from '../../src/training/stages/material.ts'
 import { packRun } from '../../src/training/stages/pack.ts'
-import { runStage1 } from '../../src/training/stages/run.ts'
+import { runStage } from '../../src/training/stages/run.ts'
 import { openStage1Evaluation } from '../../src/training/stages/stage1.ts'
 import { salient, type TinyData, tinyData } from '../training/stages/tiny-run.ts'
 import { roundToFloat16 } from './half.ts'
@@ -22,7 +22,7 @@ let data: TinyData
 beforeAll(async () => {
   data = await tinyData()
   const changes = { output: join(data.folder, 'run'), steps: 2, compressor: salient, learningRate: 0.05 }
-  await runStage1({ config: data.config(changes) })
+  await runStage({ config: data.config(changes) })
   await packRun({ runFolder: changes.output, modelFolder: join(data.folder, 'model'), which: 'last' })
 })
 afterAll(() => data[Symbol.asyncDispose]())
@@ -69,7 +69,7 @@ describe('a packed run', () => {
       evaluation,
       ...changes,
     })
-    await runStage1({ config })
+    await runStage({ config })
     const folder = join(data.folder, `model-${name}`)
     await packRun({ runFolder: output, modelFolder: folder, which: 'last' })
     const model = await loadModel(folder)
@@ -132,7 +132,7 @@ describe('a packed run', () => {
     onTestFinished(() => rm(root, { recursive: true, force: true }))
     await cp(tinyBase(), join(root, 'a', 'base'), { recursive: true })
     const output = join(root, 'run')
-    await runStage1({ config: data.config({ output, base: join(root, 'a', 'base'), steps: 1 }) })
+    await runStage({ config: data.config({ output, base: join(root, 'a', 'base'), steps: 1 }) })
     await packRun({ runFolder: output, modelFolder: join(root, 'a', 'model'), which: 'last' })
     const before = await loadModel(join(root, 'a', 'model'))
     await rename(join(root, 'a'), join(root, 'b c'))
@@ -142,7 +142,7 @@ describe('a packed run', () => {
 
 test('documents with more memory tokens than the model has names for are refused', async () => {
   const output = join(data.folder, 'run-named')
-  await runStage1({ config: data.config({ output, steps: 1, compressor: salient, differentMemTokens: true }) })
+  await runStage({ config: data.config({ output, steps: 1, compressor: salient, differentMemTokens: true }) })
   await packRun({ runFolder: output, modelFolder: join(data.folder, 'model-named'), which: 'last' })
   await using clara = await Clara.load(join(data.folder, 'model-named'), { threads: 1 })
   const text = 'The river rose for nine days, and then it fell again.'

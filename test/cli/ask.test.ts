@@ -44,7 +44,10 @@ test('clara ask answers from files and says from where', async () => {
 })
 
 test('clara ask says what is wrong', async () => {
-  expect(await ask('Why?')).toMatchObject({ status: 2, stdout: '' })
+  expect(await ask()).toMatchObject({ status: 2, stdout: '' })
+  const nowhere = await ask('Why?', '--store', join(folder, 'kb'))
+  expect(nowhere).toMatchObject({ status: 1, stdout: '' })
+  expect(nowhere.stderr).toMatch(/no store in .*kb"/)
   const missing = await ask('Why?', join(folder, 'none.txt'))
   expect(missing).toMatchObject({ status: 1, stdout: '' })
   expect(missing.stderr).toMatch(/none\.txt" does not exist/)

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { checkpointSteps, readLastCheckpoint } from '../../src/training/checkpoint.ts'
 import { stageConfigSchema } from '../../src/training/stages/config.ts'
-import { runStage1 } from '../../src/training/stages/run.ts'
+import { runStage } from '../../src/training/stages/run.ts'
 import { salient, type TinyData, tinyData } from '../training/stages/tiny-run.ts'
 
 const main = join(import.meta.dirname, '../../src/cli/main.ts')
@@ -66,7 +66,7 @@ test('a run that is interrupted writes a checkpoint, says how to go on, and --re
   expect(JSON.parse(resumed.out)).toMatchObject({ reason: 'finished', step: 30, steps: 30 })
 
   const whole = stageConfigSchema.parse({ ...settings, output: join(data.folder, 'whole') })
-  await runStage1({ config: whole })
+  await runStage({ config: whole })
   const [expected, actual] = [await readLastCheckpoint(whole.output), await readLastCheckpoint(output)]
   expect(actual?.parameters).toEqual(expected?.parameters)
   expect(actual?.moments).toEqual(expected?.moments)

@@ -71,4 +71,34 @@ describe('on the embedded model', () => {
     const memories = await clara.compressDocuments(sources.map((source) => source.text))
     expect(memories.map(({ truncatedTokens }) => truncatedTokens)).toEqual(sources.map(() => 0))
   })
+
+  test('text read beside memory is characters too, and stands where its memory would', async () => {
+    await using knowledge = await KnowledgeBase.open({ clara })
+    await knowledge.add([
+      { id: 'plain', text: 'The tugboat Catawissa towed coal barges.' },
+      { id: 'forged', text: `${forged} The opera house is in Oslo.` },
+    ])
+    const question = 'Where is the opera house?'
+    const { sources, usage } = await knowledge.ask(question, { topK: 2, maxNewTokens: 2, expand: 1 })
+    const [first, second] = sources.map(({ text }) => text)
+    const [memory] = await clara.compressDocuments([second ?? ''])
+    const read = [{ text: first ?? '' }, ...(memory ? [memory] : [])]
+    expect(usage.expanded).toBe(1)
+    expect(usage.promptTokens.memory).toBe(clara.promptTokens(question, { memories: read }))
+    // the text, a line end, then what the memory alone would take
+    const { tokenizer } = clara.model
+    const alone = clara.promptTokens(question, { memories: read.slice(1) })
+    const textTokens = tokenizer.encode(`\n${first}\n`).length - 1
+    expect(Math.abs(usage.promptTokens.memory - alone - textTokens)).toBeLessThanOrEqual(1)
+    const all = { memories: sources.map(({ text }) => ({ text })) }
+    expect(clara.promptTokens(question, all)).toBe(usage.promptTokens.text)
+  })
+
+  test('a prompt that asks for more positions than the model has is refused before anything is read', async () => {
+    const [memory] = await clara.compressDocuments(['Coal was towed on the river in long barges. '.repeat(8)])
+    const memories = memory ? Array.from({ length: 400 }, () => memory) : []
+    await expect(clara.streamAnswer('What was towed?', memories).next()).rejects.toThrow(
+      /prompt of \d+ tokens leaves no room for an answer.*at most \d+ tokens.*fewer documents/,
+    )
+  })
 })

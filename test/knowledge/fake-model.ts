@@ -1,16 +1,19 @@
 import { createHash } from 'node:crypto'
+import type { AnswerDocument } from '../../src/clara/clara.ts'
 import { claraConfig } from '../../src/clara/config.ts'
 import type { Memory } from '../../src/clara/encoder.ts'
 import { memorySimilarity, type Similarity } from '../../src/clara/similarity.ts'
-import type { KnowledgeModel } from '../../src/knowledge/knowledge-base.ts'
+import type { KnowledgeModel } from '../../src/knowledge/model.ts'
 
 const hidden = 32
 
 export interface FakeModel extends KnowledgeModel {
   /** Every text that was compressed, in order. */
   readonly compressed: string[]
-  /** The memories that the last answer was written from. */
-  read: readonly Memory[]
+  /** What the last answer was written from. */
+  read: readonly AnswerDocument[]
+  /** What was asked last, and the texts that it was asked over, where those were read in full. */
+  asked: { readonly question: string; readonly documents?: readonly string[] }
 }
 
 /** A model whose token is a word and whose memory has one token a word, the same wherever the word stands. */
@@ -35,6 +38,7 @@ export function fakeModel(
   const fake: FakeModel = {
     compressed: [],
     read: [],
+    asked: { question: '' },
     model: {
       config,
       fingerprint,
@@ -48,8 +52,13 @@ export function fakeModel(
     },
     compressQuestions: compress,
     score: (question, document) => memorySimilarity(similarity, question.tokens, document.tokens, hidden),
-    async *streamAnswer(_question, memories, { maxNewTokens = 3, signal } = {}) {
+    async *streamFullTextAnswer(question, documents) {
+      fake.asked = { question, documents }
+      yield ' Rewritten question?'
+    },
+    async *streamAnswer(question, memories, { maxNewTokens = 3, signal } = {}) {
       fake.read = memories
+      fake.asked = { question }
       for (const piece of [' one', ' two', ' three'].slice(0, maxNewTokens)) {
         signal?.throwIfAborted()
         yield piece
@@ -58,7 +67,7 @@ export function fakeModel(
     promptTokens: (question, source) =>
       words(question).length +
       ('memories' in source
-        ? source.memories.reduce((sum, { shape }) => sum + shape[0], 0)
+        ? source.memories.reduce((sum, one) => sum + ('text' in one ? words(one.text).length : one.shape[0]), 0)
         : source.documents.reduce((sum, text) => sum + words(text).length, 0)),
   }
   return fake

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { z } from 'zod'
 import { checkConfig, differingSettings, readConfig, trainingConfigSchema } from '../../src/training/config.ts'
+import { composeConfig } from '../../src/training/run-config.ts'
 
 const schema = trainingConfigSchema({
   compressor: z.strictObject({ ratio: z.number().default(4) }).prefault({}),
@@ -95,5 +96,76 @@ describe('comparing settings on resume', () => {
     expect(
       differingSettings(saved, { output: 'b', checkpoint: { keep: 2, steps: 5 }, steps: 3, seed: undefined }),
     ).toEqual([])
+  })
+})
+
+describe('the layers of a run’s configuration', () => {
+  it('reads YAML as it reads JSON, and tells where it is broken', async () => {
+    const path = join(folder, 'run.yaml')
+    await writeFile(
+      path,
+      'output: runs/a\nsteps: 100\nlearningRate: 1e-4\ndata:\n  - { file: squad.jsonl, task: qa-pairs }\n',
+    )
+    expect(await readConfig(path, schema)).toEqual(checkConfig(least, schema, 'least'))
+    await writeFile(path, 'output: runs/a\noutput: runs/b\n')
+    await expect(readConfig(path, schema)).rejects.toThrow(/run\.yaml is not YAML: .*line 2/)
+  })
+
+  it('lays the command line over the file and the file over the preset', () => {
+    const file = { ...least, preset: 'paper', learningRate: 3e-4, lora: { dropout: 0 } }
+    const extra = trainingConfigSchema({
+      compressor: z.looseObject({}).optional(),
+      docMaxLength: z.number().default(8),
+      maxLength: z.number().default(8),
+      compressionRates: z.array(z.number()).default([]),
+      differentMemTokens: z.boolean().default(false),
+      questionsPerRow: z.number().default(6),
+      documents: z.looseObject({}).optional(),
+    })
+    const config = composeConfig(file, extra, 'a', { set: ['lora.rank=4', 'accumulate=2'] })
+    expect(config).toMatchObject({ learningRate: 3e-4, batchSize: 8, accumulate: 2, docMaxLength: 256 })
+    expect(config.lora).toEqual({ rank: 4, alpha: 8, dropout: 0 })
+    expect(config).not.toHaveProperty('preset')
+    const third = composeConfig({ ...file, stage: 'stage1' }, extra, 'a', { set: ['stage=stage2', 'learningRate='] })
+    expect(third).toMatchObject({ learningRate: 5e-6, schedule: 'constant', maxLength: 1024 })
+    expect(() => composeConfig(file, extra, 'a', { preset: 'large' })).toThrow(/no preset "large".*paper, small/)
+  })
+
+  it('reads a value from the command line by the type of its setting', () => {
+    const set = (...assignments: string[]) => composeConfig(least, schema, 'a', { set: assignments })
+    expect(set('learningRate=1e-3').learningRate).toBe(1e-3)
+    expect(set('output=runs/1e-3').output).toBe('runs/1e-3')
+    expect(set('betas=[0.9,0.99]').betas).toEqual([0.9, 0.99])
+    expect(set('data.0.weight=2', 'data.0.file=a=b').data).toEqual([{ file: 'a=b', task: 'qa-pairs', weight: 2 }])
+    expect(set('learningRateFactors.salient.alpha=3').learningRateFactors).toEqual({ 'salient.alpha': 3 })
+    expect(set('evaluation.metric=lossFullText', 'evaluation.every=5').evaluation).toMatchObject({
+      metric: 'lossFullText',
+      every: 5,
+    })
+    expect(set('compressor.ratio=8').compressor).toEqual({ ratio: 8 })
+    expect(set('minutes=5', 'minutes=').minutes).toBeUndefined()
+  })
+
+  it.each([
+    ['optimizer.lr=1e-4', /no setting 'optimizer\.lr'.*learningRate/],
+    ['lora.rnk=4', /no setting 'lora\.rnk'.*rank, alpha, dropout in lora/],
+    ['steps.more=4', /no setting 'steps\.more'/],
+    ['data.first.weight=2', /no setting 'data\.first\.weight'/],
+    ['data.7.weight=2', /passes the end of its list.*from 0 to 1/],
+    ['__proto__.polluted=1', /no setting/],
+    ['constructor=1', /no setting/],
+    ['learningRate=fast', /'learningRate' is not understood.*a number.*"fast"/],
+    ['learningRate=[1]', /'learningRate' is not understood.*a number/],
+    ['betas=0.9,0.99', /'betas' is not understood.*JSON/],
+    ['learningRate', /"learningRate" is not understood.*PATH=VALUE/],
+    ['schedule=linear', /schedule: /],
+  ])('refuses %s by name', (assignment, message) => {
+    expect(() => composeConfig(least, schema, 'a', { set: [assignment] })).toThrow(message)
+  })
+
+  it('keeps hostile names in a file from reaching anything but the checks', () => {
+    const hostile = JSON.parse('{ "__proto__": { "polluted": 1 }, "preset": "paper" }')
+    expect(() => composeConfig({ ...least, ...hostile }, schema, 'a', { set: ['steps=5'] })).toThrow(/not valid/)
+    expect(({} as { polluted?: number }).polluted).toBeUndefined()
   })
 })

@@ -144,6 +144,42 @@ describe('a training run', () => {
   })
 })
 
+describe('early stopping', () => {
+  const scores = [9, 5, 4, 6, 4, 5, 1]
+  const run = (changes: object = {}, options: object = {}, first = 0) => {
+    let evaluation = first
+    return train({
+      model: linearModel(),
+      batches: rowBatches(rows, 8),
+      config: settings({ evaluation: { every: 5, patience: 3 }, checkpoint: { steps: 5, keep: 2 }, ...changes }),
+      runFolder: folder,
+      evaluate: async () => ({ loss: scores[evaluation++] ?? 0 }),
+      ...options,
+    })
+  }
+
+  it('ends a run after so many evaluations without a new best, the best checkpoint kept', async () => {
+    // evaluations after steps 5 to 25: 5, 4 (best), 6, 4 (no better), 5
+    expect(await run()).toMatchObject({ reason: 'stopped improving', step: 25, best: { step: 10, value: 4 } })
+    expect(await checkpointSteps(folder)).toEqual([10, 20, 25])
+    // there is nothing to go on with
+    expect(await run({}, { resume: true })).toMatchObject({ reason: 'stopped improving', step: 25 })
+  })
+
+  it('remembers over an interruption how long there was no new best', async () => {
+    const controller = new AbortController()
+    const interrupted = { signal: controller.signal, progress: abortAfter(17, controller) }
+    expect(await run({}, interrupted)).toMatchObject({ reason: 'aborted', step: 17 })
+    expect(await run({}, { resume: true }, 4)).toMatchObject({ reason: 'stopped improving', step: 25 })
+  })
+
+  it('goes on with more patience', async () => {
+    await run()
+    const longer = { evaluation: { every: 5, patience: 4 } }
+    expect(await run(longer, { resume: true }, 6)).toMatchObject({ reason: 'finished', step: 30, best: { step: 30 } })
+  })
+})
+
 describe('resuming', () => {
   it('continues bit for bit after aborts, with metrics as if it had never stopped', async () => {
     const options = { config: settings({ accumulate: 2 }), noise: 0.1 }

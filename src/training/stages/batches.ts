@@ -1,11 +1,9 @@
-import { z } from 'zod'
 import type { EncodedDocument, GeneratorRow } from '../../clara/batch.ts'
 import { batchStream } from '../../data/batching.ts'
-import { loadJsonLines } from '../../data/jsonl.ts'
 import { mixture } from '../../data/mixture.ts'
 import { createRandom, type Random } from '../../data/random.ts'
-import { paraphraseSchema, passageSchema, poolQuestionSchema } from '../../data/schemas.ts'
 import { mapStream, type ResumableStream } from '../../data/stream.ts'
+import { loadTrainingData } from '../../data/training-data.ts'
 import { ClaraError } from '../../errors.ts'
 import type { DataFile } from '../config.ts'
 import type { StageConfig } from './config.ts'
@@ -37,6 +35,8 @@ export type OptionsAtRate = (rate: number) => SampleOptions
 export interface StageData {
   readonly batches: ResumableStream<StageBatch>
   readonly texts: readonly string[]
+  /** Items of each of the run's files, in their order. */
+  readonly counts: readonly number[]
 }
 
 /**
@@ -70,7 +70,7 @@ export async function stageBatches(config: StageConfig, optionsAt: OptionsAtRate
     const count = maximum > 1 && random.uniform() < severalShare ? 2 + random.int(maximum - 1) : 1
     return collect(item, items, optionsAt(rate), rate, random, count)
   })
-  return { batches, texts }
+  return { batches, texts, counts: parts.map(({ items }) => items.lengths.length) }
 }
 
 function collect(
@@ -83,12 +83,14 @@ function collect(
 ): StageBatch {
   const documents: EncodedDocument[] = []
   const rows: GeneratorRow[] = []
+  const textRows: (GeneratorRow | undefined)[] = []
   for (const index of indices) {
     const sample = items.sample(index, options, documents.length, random, count)
     documents.push(...sample.documents)
     rows.push(sample.row)
+    textRows.push(sample.textRow)
   }
-  return { documents, rows, rate }
+  return { documents, rows, rate, ...(options.withText ? { textRows } : {}) }
 }
 
 /** What a file must hold to serve a task. */
@@ -106,7 +108,7 @@ async function readItems(
   texts: string[],
 ): Promise<TaskItems> {
   if (file.task === 'paraphrase') {
-    const pairs = await loadJsonLines(file.file, paraphraseSchema)
+    const { paraphrases: pairs } = await loadTrainingData(file.file)
     texts.push(...pairs.map(({ text }) => text))
     return {
       lengths: pairs.map(({ text }) => text.length),
@@ -123,7 +125,7 @@ async function readItems(
       sample: (index, at, first) => autoEncodingSample(element(pieces, index), at, first),
     }
   }
-  const { passages, pools } = await readRecords(file.file)
+  const { passages, pools } = await loadTrainingData(file.file)
   if (pools.length > 0 && passages.length > 0) {
     throw new ClaraError(`${file.file} mixes passages with questions that have candidates.`, {
       expected: 'one kind of record a file',
@@ -152,17 +154,9 @@ async function readItems(
   }
 }
 
-async function readRecords(path: string) {
-  const records = await loadJsonLines(path, z.union([passageSchema, poolQuestionSchema]))
-  return {
-    passages: records.flatMap((record) => ('qa' in record ? [record] : [])),
-    pools: records.flatMap((record) => ('candidates' in record ? [record] : [])),
-  }
-}
-
 /** Every distinct text of a file, with its title where a pool gives one. */
 async function readTexts(path: string): Promise<string[]> {
-  const { passages, pools } = await readRecords(path)
+  const { passages, pools } = await loadTrainingData(path)
   return [
     ...new Set([...passages.map(({ text }) => text), ...pools.flatMap(({ candidates }) => candidates.map(titled))]),
   ]

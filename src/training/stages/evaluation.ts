@@ -1,8 +1,7 @@
 import type { EncodedDocument, GeneratorRow } from '../../clara/batch.ts'
 import { packPrompts } from '../../clara/batch.ts'
 import { fullTextPrompt, noMemoryPrompt, trainingPrompt } from '../../clara/prompts.ts'
-import { loadJsonLines } from '../../data/jsonl.ts'
-import { passageSchema } from '../../data/schemas.ts'
+import { loadTrainingData } from '../../data/training-data.ts'
 import { ClaraError } from '../../errors.ts'
 import { answerSample, type Chunk, chunkPassage, type QuestionAnswer, type SampleOptions } from './samples.ts'
 import type { StageBatch } from './stage1.ts'
@@ -28,7 +27,7 @@ export async function controlBatches(
   options: SampleOptions,
   rate: number,
 ): Promise<ControlBatches> {
-  const passages = await loadJsonLines(file, passageSchema)
+  const { passages } = await loadTrainingData(file)
   // one chunk a passage, spread over the file, so that neighbours do not share an article
   const every = Math.max(1, Math.floor(passages.length / samples))
   const chunks = passages

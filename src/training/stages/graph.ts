@@ -7,9 +7,10 @@ import type { EncodedModel } from '../../graph/onnx.ts'
 import type { LoraSize } from '../../lora/adapters.ts'
 import { type DecoderConfig, widestInput } from '../../model/config.ts'
 import { frozenLinear } from '../../model/frozen.ts'
-import { add, multiply } from '../../ops/elementwise.ts'
+import { add, multiply, scale } from '../../ops/elementwise.ts'
 import { reshape } from '../../ops/layout.ts'
 import { encodeGraph } from '../../ops/table.ts'
+import { type DistillationOptions, divergence } from './distillation.ts'
 
 export interface Stage1Options {
   readonly config: DecoderConfig
@@ -24,6 +25,8 @@ export interface Stage1Options {
   readonly int8?: boolean
   /** Whether dropout factors are an input. */
   readonly dropout: boolean
+  /** Learn from a reader of the full text as well. */
+  readonly distillation?: DistillationOptions | undefined
 }
 
 export interface TrainingGraph {
@@ -31,6 +34,8 @@ export interface TrainingGraph {
   readonly model: EncodedModel
   /** Names of the parameters, each an input of the graph; their gradients are the outputs `grad:NAME`. */
   readonly parameters: readonly string[]
+  /** Names of inputs that an earlier stage learned and this one leaves as they are. */
+  readonly frozen: readonly string[]
 }
 
 /** Dropout factors that a step over `rows` positions needs. */
@@ -40,7 +45,8 @@ export const dropoutLength = (config: DecoderConfig, rows: number): number =>
 /**
  * Stages 1 and 1_2 (paper section 3.3): compressor and generator learn together from L = CE + λ · MSE.
  * Beside those of compressor and generator the graph has the inputs `mseWeight` float32 [1] (λ, memory 'tokens' only) and,
- * with dropout, `dropout` float32 [any]. Outputs: `loss`, `crossEntropy`, `mse`, and one gradient a parameter.
+ * with dropout, `dropout` float32 [any]; with distillation those of `divergence`. Outputs: `loss`, `crossEntropy`, `mse`,
+ * `divergence`, and one gradient a parameter.
  */
 export function stage1Graph(options: Stage1Options, withGradients = true): TrainingGraph {
   const graph = createGraph(withGradients ? 'stage1' : 'stage1_evaluation')
@@ -59,10 +65,14 @@ export function stage1Graph(options: Stage1Options, withGradients = true): Train
   }
   const answer = generator(base, encoder.memory, generatorOptions)
   const parameters = new Map([...encoder.parameters, ...answer.parameters])
-  const loss = withMse(answer.loss, encoder.mseLoss, graph)
+  const { distillation } = options
+  const far = distillation && withGradients ? divergence(base, answer, generatorOptions, distillation) : undefined
+  const written = far && distillation ? add(answer.loss, scale(far, distillation.weight)) : answer.loss
+  const loss = withMse(written, encoder.mseLoss, graph)
   addOutput(graph, 'loss', loss)
   addOutput(graph, 'crossEntropy', answer.loss)
   if (encoder.mseLoss) addOutput(graph, 'mse', encoder.mseLoss)
+  if (far) addOutput(graph, 'divergence', far)
   if (withGradients) {
     const names = [...parameters.keys()]
     const grads = gradients(loss, [...parameters.values()])
@@ -74,7 +84,7 @@ export function stage1Graph(options: Stage1Options, withGradients = true): Train
     addOutput(graph, 'logits', answer.logits)
     addOutput(graph, 'memory', encoder.memory)
   }
-  return { graph, model: encodeGraph(graph), parameters: [...parameters.keys()] }
+  return { graph, model: encodeGraph(graph), parameters: [...parameters.keys()], frozen: [] }
 }
 
 function withMse(loss: Tensor, mse: Tensor | undefined, graph: Graph): Tensor {

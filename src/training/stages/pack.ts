@@ -5,8 +5,9 @@ import { ClaraError } from '../../errors.ts'
 import { float32, type HostTensor } from '../../graph/dtype.ts'
 import { readBestCheckpoint, readLastCheckpoint } from '../checkpoint.ts'
 import { checkConfig } from '../config.ts'
-import { stageConfigSchema } from './config.ts'
-import { stageIdf, stageMaterial, tokenizerFolder } from './material.ts'
+import { learnsCompressor, retrievalOf, type StageConfig, stageConfigSchema } from './config.ts'
+import { readFrozen } from './frozen-parameters.ts'
+import { stageIdf, stageMaterial, stageTools, tokenizerFolder } from './material.ts'
 
 export interface PackOptions {
   readonly runFolder: string
@@ -35,25 +36,42 @@ export async function packRun({
     different_mem_tokens: config.differentMemTokens,
     lora_r: config.lora.rank,
     lora_alpha: config.lora.alpha,
-    generation_top_k: config.documents.maximum,
+    generation_top_k:
+      config.retrieval || config.stage === 'stage2' ? retrievalOf(config).topK : config.documents.maximum,
     max_new_tokens: 64,
     compressor: config.compressor,
   }
-  const material = await stageMaterial(config)
+  const { base, idf, frozen } = await beside(config, runFolder)
   const parameters = new Map<string, HostTensor>()
-  for (const [name, values] of checkpoint.parameters)
-    parameters.set(name, float32(values, dimsOf(name, values, config.lora.rank, material.base.config.hidden_size)))
+  for (const [name, values] of [...frozen, ...checkpoint.parameters])
+    parameters.set(name, float32(values, dimsOf(name, values, config.lora.rank, base.config.hidden_size)))
   await saveModel({
     folder: modelFolder,
     basePath: config.base,
     tokenizerFolder: tokenizerFolder(config),
-    base: material.base,
+    base,
     config: clara,
     stage: config.stage,
     parameters,
-    idf: stageIdf(config, material),
+    idf,
   })
   return { step: checkpoint.state.step, folder: checkpoint.folder }
+}
+
+/** What a model consists of beside what its run learned. */
+async function beside(config: StageConfig, runFolder: string) {
+  if (learnsCompressor(config.stage)) {
+    const material = await stageMaterial(config)
+    return { base: material.base, idf: stageIdf(config, material), frozen: [] }
+  }
+  const kept = await readFrozen(runFolder)
+  if (!kept) {
+    throw new ClaraError(`${runFolder} lacks frozen.safetensors, the parameters that its stage left as they were.`, {
+      hint: 'Pack the folder that the run was trained in.',
+    })
+  }
+  const { base } = await stageTools(config)
+  return { base, idf: kept.idf, frozen: kept.parameters }
 }
 
 /** Shapes of parameters, which training keeps as flat arrays. */

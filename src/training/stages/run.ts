@@ -1,18 +1,18 @@
-import { fixedWidth } from '../../clara/batch.ts'
-import { SALIENT } from '../../clara/compressor.ts'
-import { createRandom } from '../../data/random.ts'
-import { ClaraError } from '../../errors.ts'
-import { float32, type HostTensor } from '../../graph/dtype.ts'
-import { initialAdapter } from '../../lora/adapters.ts'
 import { openRuntime } from '../../runtime/runtime.ts'
 import type { TrainableModel } from '../model.ts'
+import { recordRun } from '../run-folder.ts'
 import { type TrainingProgress, type TrainingResult, train } from '../trainer.ts'
-import type { StageConfig } from './config.ts'
+import { learnsCompressor, type StageConfig } from './config.ts'
+import { openDistillation } from './distillation.ts'
 import { type ControlBatches, controlBatches, meanLoss } from './evaluation.ts'
-import { takeParameters } from './initialise.ts'
+import { readStart, startParameters } from './initialise.ts'
 import { openStage1Layerwise } from './layerwise.ts'
 import { stageIdf, stageMaterial } from './material.ts'
+import { memoryModeOf } from './plan.ts'
+import { runReasoning } from './run-reasoning.ts'
+import { runRetrieval } from './run-retrieval.ts'
 import type { SampleOptions } from './samples.ts'
+import { memoryRows, stageModelOptions } from './set-up.ts'
 import { openStage1, openStage1Evaluation, type Stage1ModelOptions, type StageBatch } from './stage1.ts'
 
 export interface StageRunOptions {
@@ -21,42 +21,43 @@ export interface StageRunOptions {
   readonly signal?: AbortSignal
   readonly abandon?: AbortSignal
   readonly progress?: TrainingProgress
+  /** Told how many documents a frozen compressor has compressed, of how many that it must before training begins. */
+  readonly onCompress?: (done: number, all: number) => void
 }
 
-/** Trains stage 1 as a configuration says: reads base, tokenizer and data, then hands over to the trainer. */
-export async function runStage1({ config, ...options }: StageRunOptions): Promise<TrainingResult> {
-  if (config.stage !== 'stage1' && config.stage !== 'stage1_2') {
-    throw new ClaraError(`The stage '${config.stage}' cannot be trained yet.`, { expected: 'stage1 or stage1_2' })
-  }
+/** How a run ended, and what its compressor did. */
+export interface StageResult extends TrainingResult {
+  /** Documents that a frozen compressor had to compress, as no memory of them was kept. Undefined where the compressor learns. */
+  readonly compressed?: number
+}
+
+/** Trains a stage as a configuration says: reads base, tokenizer and data, then hands over to the trainer. */
+export async function runStage(options: StageRunOptions): Promise<StageResult> {
+  const { stage } = options.config
+  if (learnsCompressor(stage)) return await runStage1(options)
+  // there is one mode only, but a budget that it passes is told before hours of compression
+  await memoryModeOf(options.config)
+  return stage === 'stage2_reasoning' ? await runReasoning(options) : await runRetrieval(options)
+}
+
+/** Compressor and generator learn together. */
+async function runStage1({ config, ...options }: StageRunOptions): Promise<TrainingResult> {
   const material = await stageMaterial(config)
-  const { base, memoryTokens } = material
-  const memoryRows = config.compressor.memory === 'tokens' ? memoryTokens : 0
-  const parameters = initialParameters(config, base.config, memoryRows, base.embeddingNorm)
+  const { base } = material
   // a resumed run has them all in its own checkpoint
-  if (config.initialise !== undefined && !options.resume) await takeParameters(config.initialise, parameters, base)
+  const start =
+    config.initialise !== undefined && !options.resume ? await readStart(config.initialise, base) : undefined
+  const parameters = startParameters(config, base, memoryRows(config, material), start)
   await using runtime = await openRuntime(config.threads === undefined ? {} : { threads: config.threads })
   const modelOptions: Stage1ModelOptions = {
-    runtime,
-    base,
-    lora: { rank: config.lora.rank, alpha: config.lora.alpha },
-    pooling: {
-      config: config.compressor,
-      fixedCount: material.fixedCount,
-      idf: stageIdf(config, material),
-      width: fixedWidth(base.config, config.docMaxLength, material.fixedCount),
-    },
-    memoryTokens,
-    firstMemoryToken: material.firstMemoryToken,
-    padId: material.tokenizer.padId,
-    // whichever is longer: a row of prompts, or a document with its memory tokens
-    positions: Math.max(config.maxLength * config.questionsPerRow, config.docMaxLength + material.fixedCount + 3),
-    dropout: config.lora.dropout,
-    frozenWeights: config.frozenWeights,
-    mseWeight: config.mseWeight,
-    parameters,
+    ...stageModelOptions(config, material, { runtime, parameters, idf: stageIdf(config, material) }),
+    ...(config.distillation
+      ? { distillation: await openDistillation(config.distillation, config.base, base.fingerprint) }
+      : {}),
   }
-  const { model, openLoss } = await openModel(config, modelOptions)
+  const { model, openLoss } = await openModel({ ...config, memoryMode: await memoryModeOf(config) }, modelOptions)
   const evaluate = await evaluation(config, material.optionsAt, openLoss)
+  await recordRun(config, options.resume ?? false)
   return await train({
     model,
     batches: material.batches,
@@ -65,32 +66,6 @@ export async function runStage1({ config, ...options }: StageRunOptions): Promis
     ...options,
     ...(evaluate ? { evaluate } : {}),
   })
-}
-
-/** Fresh parameters: adapters that change nothing, memory-token rows as noise at the embeddings' norm, salient weights of the design. */
-function initialParameters(
-  config: StageConfig,
-  model: Parameters<typeof initialAdapter>[0],
-  memoryRows: number,
-  norm: number,
-): Map<string, HostTensor> {
-  const random = createRandom(config.seed)
-  const { compressorLayers, memory } = config.compressor
-  const parameters = new Map([
-    ...initialAdapter(model, config.lora, 'encoder_adapter', random.uniform, compressorLayers),
-    ...initialAdapter(model, config.lora, 'decoder_adapter', random.uniform),
-  ])
-  const hidden = model.hidden_size
-  if (memoryRows > 0) {
-    const rows = Float32Array.from({ length: memoryRows * hidden }, () => (random.normal() * norm) / Math.sqrt(hidden))
-    parameters.set('memory_tokens.weight', float32(rows, [memoryRows, hidden]))
-  }
-  if (memory === 'salient') {
-    parameters.set(SALIENT.alpha, float32([0.1], [1]))
-    parameters.set(SALIENT.beta, float32([1.5], [1]))
-    parameters.set(SALIENT.weight, float32(new Float32Array(hidden), [hidden, 1]))
-  }
-  return parameters
 }
 
 type Loss = (batch: StageBatch) => Promise<number>

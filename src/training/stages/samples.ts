@@ -8,11 +8,13 @@ import {
   qaPairsPrompt,
   questionAnswerLines,
   repeatPrompt,
+  textSlot,
   trainingPrompt,
 } from '../../clara/prompts.ts'
 import type { Random } from '../../data/random.ts'
-import type { Paraphrase, Passage, PoolQuestion } from '../../data/schemas.ts'
-import type { Tokenizer } from '../../tokenizer/types.ts'
+import type { Paraphrase, PoolQuestion } from '../../data/schemas.ts'
+import type { TrainingPassage } from '../../data/training-data.ts'
+import type { ChatMessage, PromptText, Tokenizer } from '../../tokenizer/types.ts'
 
 /** How texts become samples. */
 export interface SampleOptions {
@@ -28,6 +30,8 @@ export interface SampleOptions {
   readonly maxLength: number
   /** Questions that share one row at most. */
   readonly questionsPerRow: number
+  /** Whether samples also have their prompts with the documents' text (distillation). Default: false. */
+  readonly withText?: boolean
 }
 
 export interface QuestionAnswer {
@@ -63,11 +67,16 @@ export function stretches(text: string, { tokenizer, docMaxLength }: SampleOptio
   )
 }
 
-/** Cuts a passage into stretches of at most docMaxLength tokens and gives each the questions whose answer it contains. */
-export function chunkPassage(passage: Pick<Passage, 'text' | 'qa'>, options: SampleOptions): Chunk[] {
-  return stretches(passage.text, options).flatMap((text) => {
+/**
+ * Cuts a passage into stretches of at most docMaxLength tokens and gives each the questions whose answer it contains. A passage
+ * that need not be cut keeps its free answers too.
+ */
+export function chunkPassage(passage: TrainingPassage, options: SampleOptions): Chunk[] {
+  const pieces = stretches(passage.text, options)
+  const keepsAll = passage.free === true && pieces.length === 1
+  return pieces.flatMap((text) => {
     const qa = passage.qa.flatMap(({ question, answers }) => {
-      const answer = answers.find((candidate) => text.includes(candidate))
+      const answer = answers.find((candidate) => text.includes(candidate)) ?? (keepsAll ? answers[0] : undefined)
       return answer === undefined ? [] : [{ question: question.trim(), answer }]
     })
     return qa.length > 0 ? [{ text, document: encodeText(text, options), qa }] : []
@@ -78,6 +87,39 @@ export function chunkPassage(passage: Pick<Passage, 'text' | 'qa'>, options: Sam
 export interface Sample {
   readonly documents: readonly EncodedDocument[]
   readonly row: GeneratorRow
+  /** The same prompts with the text, as far as the compressor read it, in the place of the memory. */
+  readonly textRow?: GeneratorRow
+}
+
+/** A conversation over some documents, and the answer that it asks for. */
+interface Turn {
+  readonly messages: readonly ChatMessage[]
+  readonly answer: string
+}
+
+/** A sample of conversations over the same documents, packed into one row. */
+function sampleOf(
+  documents: readonly EncodedDocument[],
+  options: SampleOptions,
+  firstDocument: number,
+  turns: (slots: readonly PromptText[]) => readonly Turn[],
+): Sample {
+  const { tokenizer, maxLength } = options
+  const packed = (slots: readonly PromptText[], numbers: readonly number[]) =>
+    packPrompts(
+      turns(slots).map(({ messages, answer }) => trainingPrompt(tokenizer, messages, answer, maxLength)),
+      numbers,
+    )
+  const slots = documents.map((document) => slotOf(document, options))
+  const row = packed(
+    slots,
+    documents.map((_, index) => firstDocument + index),
+  )
+  if (!options.withText) return { documents, row }
+  const texts = documents.map(({ ids, text }, index) =>
+    textSlot(tokenizer.decode(ids.slice(...text)), index === documents.length - 1),
+  )
+  return { documents, row, textRow: packed(texts, []) }
 }
 
 /** Answers to several questions over the same documents, packed into one row. */
@@ -87,23 +129,15 @@ export function answerSample(
   options: SampleOptions,
   firstDocument: number,
 ): Sample {
-  const slots = documents.map((document) => slotOf(document, options))
-  const prompts = questions.map(({ question, answer }) =>
-    trainingPrompt(options.tokenizer, answerPrompt(question, slots), answer, options.maxLength),
+  return sampleOf(documents, options, firstDocument, (slots) =>
+    questions.map(({ question, answer }) => ({ messages: answerPrompt(question, slots), answer })),
   )
-  return { documents, row: packPrompts(prompts, numbers(documents, firstDocument)) }
 }
 
 /** All questions and answers of a document in one answer (the paper's SCP question-answer pairs). */
 export function qaPairsSample(chunk: Chunk, options: SampleOptions, firstDocument: number): Sample {
   const answer = questionAnswerLines(chunk.qa)
-  const prompt = trainingPrompt(
-    options.tokenizer,
-    qaPairsPrompt([slotOf(chunk.document, options)]),
-    answer,
-    options.maxLength,
-  )
-  return { documents: [chunk.document], row: packPrompts([prompt], [firstDocument]) }
+  return sampleOf([chunk.document], options, firstDocument, (slots) => [{ messages: qaPairsPrompt(slots), answer }])
 }
 
 /** A document said otherwise (the paper's SCP paraphrases), asked for in one of the 13 ways. */
@@ -113,18 +147,18 @@ export function paraphraseSample(
   firstDocument: number,
   random: Random,
 ): Sample {
-  const document = encodeText(text, options)
-  const messages = paraphrasePrompt([slotOf(document, options)], random.int(paraphraseVariants))
-  const prompt = trainingPrompt(options.tokenizer, messages, paraphrase, options.maxLength)
-  return { documents: [document], row: packPrompts([prompt], [firstDocument]) }
+  const variant = random.int(paraphraseVariants)
+  return sampleOf([encodeText(text, options)], options, firstDocument, (slots) => [
+    { messages: paraphrasePrompt(slots, variant), answer: paraphrase },
+  ])
 }
 
-/** A document repeated word for word, as far as the compressor read it. */
+/** A document repeated word for word, as far as the compressor read it. A reader of its text would have nothing to teach. */
 export function autoEncodingSample(text: string, options: SampleOptions, firstDocument: number): Sample {
-  const document = encodeText(text, options)
-  const messages = repeatPrompt([slotOf(document, options)])
-  const prompt = trainingPrompt(options.tokenizer, messages, text, options.maxLength)
-  return { documents: [document], row: packPrompts([prompt], [firstDocument]) }
+  const own = { ...options, withText: false }
+  return sampleOf([encodeText(text, options)], own, firstDocument, (slots) => [
+    { messages: repeatPrompt(slots), answer: text },
+  ])
 }
 
 /** A pool's document as the compressor reads it: title and text. */
@@ -167,5 +201,3 @@ export function poolSample(
   const pair = { question: question.question.trim(), answer: question.answers[0] ?? '' }
   return answerSample(documents, [pair], options, firstDocument)
 }
-
-const numbers = (documents: readonly EncodedDocument[], first: number) => documents.map((_, index) => first + index)

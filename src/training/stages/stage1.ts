@@ -13,6 +13,7 @@ import { linearModules } from '../../model/config.ts'
 import { frozenWeights } from '../../model/frozen.ts'
 import type { Runtime, Session } from '../../runtime/runtime.ts'
 import type { TrainableModel } from '../model.ts'
+import { type DistillationOptions, teacherFeeds, teacherWeights } from './distillation.ts'
 import { dropoutLength, type Stage1Options, stage1Graph } from './graph.ts'
 
 /** What one step of stage 1 or 1_2 learns from: documents, and prompts that read their memories. */
@@ -21,6 +22,8 @@ export interface StageBatch {
   readonly rows: readonly GeneratorRow[]
   /** Text positions per memory token in this batch. */
   readonly rate: number
+  /** Each row's prompts with the documents' text in the place of their memory, for distillation; undefined for rows without. */
+  readonly textRows?: readonly (GeneratorRow | undefined)[]
 }
 
 export interface Stage1ModelOptions {
@@ -39,12 +42,17 @@ export interface Stage1ModelOptions {
   readonly mseWeight: number
   /** How the base's linear layers are held while training. Default: fp32. */
   readonly frozenWeights?: 'fp32' | 'int8' | undefined
+  /** Learn from a reader of the full text as well. Default: not. */
+  readonly distillation?: DistillationOptions | undefined
   /** Current values by name; the trainer updates them in place. */
   readonly parameters: ReadonlyMap<string, HostTensor>
 }
 
+/** What shapes a stage's graph and its inputs. */
+export type StageShape = Omit<Stage1ModelOptions, 'runtime' | 'parameters'>
+
 /** The graphs' side of the model's options. */
-export const graphOptions = (options: Stage1ModelOptions): Stage1Options => ({
+export const graphOptions = (options: StageShape): Stage1Options => ({
   config: options.base.config,
   vocabulary: options.base.vocabulary,
   positions: options.positions,
@@ -56,10 +64,11 @@ export const graphOptions = (options: Stage1ModelOptions): Stage1Options => ({
   },
   firstMemoryToken: options.firstMemoryToken,
   dropout: options.dropout > 0,
+  distillation: options.distillation,
 })
 
 /** All inputs but the parameters. */
-export function stageFeeds(batch: StageBatch, options: Stage1ModelOptions, labelWeight: number): Feeds {
+export function stageFeeds(batch: StageBatch, options: StageShape, labelWeight: number): Feeds {
   const { feeds, memoryCounts } = compressorBatch(batch.documents, options.padId, {
     ...options.pooling,
     rate: batch.rate,
@@ -78,7 +87,9 @@ export async function openStage1(
 ): Promise<TrainableModel<StageBatch> & { readonly session: Session; close(): Promise<void> }> {
   const int8 = options.frozenWeights === 'int8'
   const training = stage1Graph({ ...graphOptions(options), int8 })
-  const weights = int8 ? await roundedBase(options) : options.base.weights
+  const { distillation } = options
+  const own = int8 ? await roundedBase(options) : options.base.weights
+  const weights = distillation?.teacher ? new Map([...own, ...teacherWeights(distillation.teacher)]) : own
   const session = await options.runtime.open(training.model, weights)
   const arrays = new Map(
     training.parameters.map((name) => [name, parameterOf(options.parameters, name).data as Float32Array]),
@@ -92,6 +103,9 @@ export async function openStage1(
       const feeds: Feeds = stageFeeds(batch, options, 1 / normaliser)
       for (const name of training.parameters) feeds[name] = parameterOf(options.parameters, name)
       feeds['mseWeight'] = float32([options.mseWeight * share], [1])
+      if (distillation) {
+        Object.assign(feeds, teacherFeeds(batch.rows, batch.textRows ?? [], options.padId, 1 / normaliser))
+      }
       if (options.dropout > 0) feeds['dropout'] = dropoutFactors(feeds, options, seed)
       const results = await session.run(feeds)
       const gradients = new Map(
@@ -99,6 +113,7 @@ export async function openStage1(
       )
       const term = (name: string) => Number(results[name]?.data[0])
       const terms: Record<string, number> = { crossEntropy: term('crossEntropy') }
+      if (results['divergence']) terms['divergence'] = term('divergence')
       if (results['mse']) terms['mse'] = term('mse') * share
       return { loss: term('loss'), terms, gradients }
     },
@@ -107,7 +122,10 @@ export async function openStage1(
 }
 
 /** The base with its linear layers in 8 bits. */
-async function roundedBase({ runtime, base }: Stage1ModelOptions): Promise<Map<string, HostTensor>> {
+export async function roundedBase({
+  runtime,
+  base,
+}: Pick<Stage1ModelOptions, 'runtime' | 'base'>): Promise<Map<string, HostTensor>> {
   const linears = new Map<string, HostTensor>()
   const others = new Map(base.weights)
   for (let layer = 0; layer < base.config.num_hidden_layers; layer++) {

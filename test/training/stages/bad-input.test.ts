@@ -7,7 +7,7 @@ import { checkpointSteps, readLastCheckpoint } from '../../../src/training/check
 import { checkConfig } from '../../../src/training/config.ts'
 import { stageConfigSchema } from '../../../src/training/stages/config.ts'
 import { packRun } from '../../../src/training/stages/pack.ts'
-import { runStage1 } from '../../../src/training/stages/run.ts'
+import { runStage } from '../../../src/training/stages/run.ts'
 import { salient, type TinyData, tinyData } from './tiny-run.ts'
 
 let data: TinyData
@@ -17,7 +17,7 @@ beforeAll(async () => {
 afterAll(() => data[Symbol.asyncDispose]())
 
 const at = (name: string) => join(data.folder, name)
-const run = (changes: Record<string, unknown>) => runStage1({ config: data.config({ output: at('none'), ...changes }) })
+const run = (changes: Record<string, unknown>) => runStage({ config: data.config({ output: at('none'), ...changes }) })
 const answers = (file: string) => ({ data: [{ file, task: 'answer' }] })
 
 describe('a configuration', () => {
@@ -43,10 +43,6 @@ describe('a configuration', () => {
     )
     expect(() => checkConfig(data.settings(changes), stageConfigSchema, 'run.json')).toThrow(message)
   })
-
-  test('of a stage that cannot be trained yet is an error before anything is read', async () => {
-    await expect(run({ stage: 'stage2', base: '/nowhere' })).rejects.toThrow(/stage 'stage2' cannot be trained yet/)
-  })
 })
 
 describe('a dataset', () => {
@@ -70,7 +66,7 @@ describe('a dataset', () => {
       /pools\.jsonl holds nothing for the task 'qa-pairs'\. Expected passages with qa/,
     )
     const paraphrases = { data: [{ file: at('passages.jsonl'), task: 'paraphrase' }] }
-    await expect(run(paraphrases)).rejects.toThrow(/passages\.jsonl:1: .*"paraphrase"/)
+    await expect(run(paraphrases)).rejects.toThrow(/passages\.jsonl holds nothing for the task 'paraphrase'/)
     const empty = await data.write('empty.jsonl', '')
     await expect(run(answers(empty))).rejects.toThrow(/empty\.jsonl holds nothing for the task 'answer'/)
     const record = { id: 'a', text: 'A b.', qa: [{ question: 'Q?', answers: ['not in the text'] }] }
@@ -175,22 +171,20 @@ describe('resuming', () => {
   test('with other settings, or where nothing is, is an error; so is a run over another', async () => {
     await run({ output: at('begun'), steps: 1 })
     const other = data.config({ output: at('begun'), steps: 1, learningRate: 0.5 })
-    await expect(runStage1({ config: other, resume: true })).rejects.toThrow(
-      /started with other settings: learningRate/,
-    )
+    await expect(runStage({ config: other, resume: true })).rejects.toThrow(/started with other settings: learningRate/)
     await expect(run({ output: at('begun'), steps: 1 })).rejects.toThrow(/already holds a run.*--resume/)
-    await expect(runStage1({ config: data.config({ output: at('absent') }), resume: true })).rejects.toThrow(
+    await expect(runStage({ config: data.config({ output: at('absent') }), resume: true })).rejects.toThrow(
       /nothing to resume/,
     )
   })
 
   test('needs no longer the run that it was initialised from', async () => {
     const config = data.config({ output: at('continued'), initialise: at('begun'), steps: 1 })
-    await runStage1({ config })
+    await runStage({ config })
     const moved = { ...config, initialise: at('begun') }
     const { rename } = await import('node:fs/promises')
     await rename(at('begun'), at('elsewhere'))
-    expect(await runStage1({ config: moved, resume: true })).toMatchObject({ reason: 'finished', step: 1 })
+    expect(await runStage({ config: moved, resume: true })).toMatchObject({ reason: 'finished', step: 1 })
   })
 })
 
@@ -218,7 +212,7 @@ test('a disk that is full during a checkpoint ends the run; the checkpoint befor
   expect(await readdir(join(at('full'), 'checkpoints'))).toEqual(['step-000002'])
   expect((await readLastCheckpoint(at('full')))?.state.step).toBe(2)
   const settings = checkConfig(config, stageConfigSchema, small)
-  expect(await runStage1({ config: settings, resume: true })).toMatchObject({ reason: 'finished', step: 6 })
+  expect(await runStage({ config: settings, resume: true })).toMatchObject({ reason: 'finished', step: 6 })
 
   async function runUntil(stopAt: number) {
     const controller = new AbortController()
@@ -227,7 +221,7 @@ test('a disk that is full during a checkpoint ends the run; the checkpoint befor
         if (step === stopAt) controller.abort()
       },
     }
-    await runStage1({
+    await runStage({
       config: checkConfig(config, stageConfigSchema, 'full.json'),
       signal: controller.signal,
       progress,

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { readMetrics } from '../../../src/training/metrics.ts'
 import { stageConfigSchema } from '../../../src/training/stages/config.ts'
 import { openStage1Layerwise } from '../../../src/training/stages/layerwise.ts'
-import { runStage1 } from '../../../src/training/stages/run.ts'
+import { runStage } from '../../../src/training/stages/run.ts'
 
 vi.mock('../../../src/training/stages/layerwise.ts', { spy: true })
 
@@ -40,7 +40,7 @@ async function lossesOf(name: string, memoryMode?: 'fast' | 'saving'): Promise<(
     evaluation: { every: 1, samples: 2, data },
     ...(memoryMode ? { memoryMode } : {}),
   })
-  await runStage1({ config })
+  await runStage({ config })
   const lines = await readMetrics(config.output)
   return lines.flatMap(({ values }) => [values['loss'], values['lossWrongMemory'], values['lossFullText']])
 }

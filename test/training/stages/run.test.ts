@@ -3,7 +3,7 @@ import { openRuntime } from '../../../src/runtime/runtime.ts'
 import { readLastCheckpoint } from '../../../src/training/checkpoint.ts'
 import { readMetrics } from '../../../src/training/metrics.ts'
 import { controlBatches } from '../../../src/training/stages/evaluation.ts'
-import { runStage1 } from '../../../src/training/stages/run.ts'
+import { runStage } from '../../../src/training/stages/run.ts'
 import type { SampleOptions } from '../../../src/training/stages/samples.ts'
 import * as stage1 from '../../../src/training/stages/stage1.ts'
 import { tinyModel } from '../../clara/tiny.ts'
@@ -43,7 +43,7 @@ describe('the loss of ten steps with a fixed seed', () => {
     ['salient', { compressor: salient, compressionRates: [4, 2, 8] }],
   ] as const)('is the committed one: memory %s', async (memory, changes) => {
     const folder = output(`golden-${memory}`)
-    await runStage1({ config: data.config({ output: folder, ...changes }) })
+    await runStage({ config: data.config({ output: folder, ...changes }) })
     const expected = golden[memory]
     const losses = await curve(folder)
     expect(losses).toHaveLength(10)
@@ -64,7 +64,7 @@ describe('a run', () => {
   test('that was interrupted goes on to bit-identical parameters, dropout on', async () => {
     const whole = data.config({ ...changes, output: output('whole') })
     expect(whole.lora.dropout).toBeGreaterThan(0)
-    await runStage1({ config: whole })
+    await runStage({ config: whole })
 
     const cut = data.config({ ...changes, output: output('cut') })
     for (const stopAt of [2, 3]) {
@@ -74,10 +74,10 @@ describe('a run', () => {
           if (step === stopAt) controller.abort()
         },
       }
-      const result = await runStage1({ config: cut, resume: stopAt > 2, signal: controller.signal, progress })
+      const result = await runStage({ config: cut, resume: stopAt > 2, signal: controller.signal, progress })
       expect(result).toMatchObject({ reason: 'aborted', step: stopAt })
     }
-    expect(await runStage1({ config: cut, resume: true })).toMatchObject({ reason: 'finished', step: 6 })
+    expect(await runStage({ config: cut, resume: true })).toMatchObject({ reason: 'finished', step: 6 })
 
     const [left, right] = [await readLastCheckpoint(whole.output), await readLastCheckpoint(cut.output)]
     expect(right?.state.step).toBe(6)
@@ -92,7 +92,7 @@ describe('a run', () => {
     expect(await curve(cut.output)).toEqual(await curve(whole.output))
     // dropout does something, or this would have tested less
     const dry = data.config({ ...changes, output: output('dry'), steps: 1, lora: { rank: 4, dropout: 0 } })
-    await runStage1({ config: dry })
+    await runStage({ config: dry })
     // with fresh adapters (B = 0) the first loss is the same; the first gradient is not
     expect((await curve(dry.output, 'gradientNorm'))[0]).not.toBe((await curve(whole.output, 'gradientNorm'))[0])
   })
@@ -111,7 +111,7 @@ describe('a run', () => {
       data: [{ file, task: 'answer' }],
       evaluation: { every: 0, samples: 6, data: [{ file, task: 'answer' }] },
     })
-    await runStage1({ config })
+    await runStage({ config })
     const losses = await curve(config.output)
     expect(losses[0]).toBeGreaterThan(5)
     expect(losses.at(-1)).toBeLessThan(0.5 * (losses[0] ?? 0))
@@ -126,7 +126,7 @@ describe('a run', () => {
 
   test('from the parameters of another run begins where that one ended', async () => {
     const first = data.config({ output: output('first'), steps: 3, compressor: salient })
-    await runStage1({ config: first })
+    await runStage({ config: first })
     // a learning rate of next to nothing keeps the parameters that it began with
     const second = data.config({
       output: output('second'),
@@ -135,7 +135,7 @@ describe('a run', () => {
       compressor: salient,
       initialise: first.output,
     })
-    await runStage1({ config: second })
+    await runStage({ config: second })
     const [ended, begun] = [await readLastCheckpoint(first.output), await readLastCheckpoint(second.output)]
     expect(begun?.parameters).toEqual(ended?.parameters)
     expect(begun?.state.step).toBe(1)
@@ -162,13 +162,13 @@ describe('numbers that are not finite', () => {
         },
       }
     })
-    await expect(runStage1({ config })).rejects.toThrow(
+    await expect(runStage({ config })).rejects.toThrow(
       /Training stopped at step 6: the loss is NaN, first in the gradient of "model\.layers\..*Earlier checkpoints are intact/,
     )
     const last = await readLastCheckpoint(config.output)
     expect(last?.state.step).toBe(4)
     for (const values of last?.parameters.values() ?? []) expect(values.every(Number.isFinite)).toBe(true)
-    expect(await runStage1({ config, resume: true })).toMatchObject({ reason: 'finished', step: 8 })
+    expect(await runStage({ config, resume: true })).toMatchObject({ reason: 'finished', step: 8 })
   })
 
   test('also when the learning rate is absurd', async () => {
@@ -179,7 +179,7 @@ describe('numbers that are not finite', () => {
       warmup: 0,
       checkpoint: { steps: 1 },
     })
-    await expect(runStage1({ config })).rejects.toThrow(/step \d+.*(loss is (NaN|Infinity)|not finite)/)
+    await expect(runStage({ config })).rejects.toThrow(/step \d+.*(loss is (NaN|Infinity)|not finite)/)
     const last = await readLastCheckpoint(config.output)
     for (const values of last?.parameters.values() ?? []) expect(values.every(Number.isFinite)).toBe(true)
   })

@@ -1,0 +1,78 @@
+import { z } from 'zod'
+import * as add from './add.ts'
+import { addProgress, printAdded, withKnowledge } from './knowledge.ts'
+import { printable } from './terminal.ts'
+import type { VerbContext } from './verb.ts'
+
+export const summary = 'Add what is new or changed, and remove what is gone'
+
+export const options = z.strictObject({
+  ...add.options.shape,
+  watch: z.boolean().default(false).describe('Then wait for changes in the folders, and follow them until interrupted'),
+})
+
+export const positionals = ['inputs']
+
+export async function run(values: z.infer<typeof options>, context: VerbContext): Promise<void> {
+  const { measureInputs } = await import('../knowledge/measure.ts')
+  const { inputs, store, overlap, watch } = values
+  const { signal } = context
+  const reading = add.readingOptions(values)
+  await withKnowledge(values, context, async (knowledge) => {
+    const sync = async (some: readonly string[]) => {
+      const onProgress = addProgress(context, await measureInputs(some, reading, signal))
+      const result = await knowledge.sync(some, { ...reading, overlap, signal, onProgress })
+      printAdded(result, store, context)
+      const { documents, chunks } = result.removed
+      if (documents > 0) context.print(`${documents} documents whose files are gone, ${chunks} passages, were removed.`)
+      return result
+    }
+    const result = await sync(inputs).catch((error: unknown) => {
+      if (signal.aborted) context.note('What was stored is kept: the same command goes on from there.')
+      throw error
+    })
+    if (watch) await follow(inputs, context, sync)
+    context.report({ store, ...result })
+  })
+}
+
+/** Syncs folders again whenever something in them changes. */
+async function follow(
+  inputs: readonly string[],
+  context: VerbContext,
+  sync: (inputs: readonly string[]) => Promise<unknown>,
+): Promise<void> {
+  const [{ watchFolder }, { join }, { stat }] = await Promise.all([
+    import('../ingestion/watch.ts'),
+    import('node:path'),
+    import('node:fs/promises'),
+  ])
+  const { signal } = context
+  const folders: string[] = []
+  for (const input of inputs)
+    if (
+      await stat(input).then(
+        (facts) => facts.isDirectory(),
+        () => false,
+      )
+    )
+      folders.push(input)
+  if (folders.length === 0) {
+    const { ClaraError } = await import('../errors.ts')
+    throw new ClaraError('There is nothing to watch.', { expected: 'at least one folder' })
+  }
+  context.note(`Watching ${folders.map(printable).join(', ')}; Ctrl-C ends it.`)
+  let last: Promise<unknown> = Promise.resolve()
+  const watching = folders.map(async (folder) => {
+    for await (const { rescan, changed, removed } of watchFolder(folder, { signal })) {
+      const paths = rescan ? [folder] : [...removed, ...changed].map((path) => join(folder, path))
+      last = last.then(() => sync(paths))
+      await last
+    }
+  })
+  try {
+    await Promise.all(watching)
+  } catch (error) {
+    if (!signal.aborted) throw error
+  }
+}

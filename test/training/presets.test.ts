@@ -1,0 +1,49 @@
+import { expect, test } from 'vitest'
+import { stageNames } from '../../src/training/config.ts'
+import { composeConfig } from '../../src/training/run-config.ts'
+import { stageConfigSchema } from '../../src/training/stages/config.ts'
+
+const least = { output: 'runs/a', steps: 100, base: 'base', data: [{ file: 'a.jsonl', task: 'answer' }] }
+const compose = (stage: string, preset: string) =>
+  composeConfig({ ...least, stage }, stageConfigSchema, stage, { preset })
+
+test.each(stageNames.flatMap((stage) => ['paper', 'small'].map((preset) => [stage, preset] as const)))(
+  'the settings of stage %s, preset %s, are known to the stage',
+  (stage, preset) => {
+    expect(compose(stage, preset)).toMatchObject({
+      stage,
+      weightDecay: 0,
+      clip: 1,
+      steps: 100,
+      lora: { rank: 16, alpha: 32 },
+    })
+  },
+)
+
+test('the published values', () => {
+  const [first, second, third] = ['stage1', 'stage1_2', 'stage2'].map((stage) => compose(stage, 'paper'))
+  const samples = (config: typeof first) => (config?.batchSize ?? 0) * (config?.accumulate ?? 0)
+  for (const config of [first, second]) {
+    expect(samples(config)).toBe(128)
+    expect(config).toMatchObject({
+      learningRate: 1e-4,
+      schedule: 'cosine',
+      warmup: 0.03,
+      minimumLearningRateFactor: 0.1,
+      betas: [0.9, 0.95],
+      mseWeight: 0.1,
+      docMaxLength: 256,
+      maxLength: 2048,
+      lora: { dropout: 0.1 },
+      compressor: { memory: 'tokens', similarity: 'flat', attention: 'causal' },
+    })
+  }
+  expect(second?.documents).toEqual({ severalShare: 1, maximum: 5 })
+  expect(samples(third)).toBe(32)
+  expect(third).toMatchObject({
+    learningRate: 5e-6,
+    schedule: 'constant',
+    maxLength: 1024,
+    retrieval: { topK: 5, poolSize: 20, temperature: 0.02 },
+  })
+})

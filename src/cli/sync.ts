@@ -31,7 +31,7 @@ export async function run(values: z.infer<typeof options>, context: VerbContext)
       if (signal.aborted) context.note('What was stored is kept: the same command goes on from there.')
       throw error
     })
-    if (watch) await follow(inputs, context, sync)
+    if (watch) await follow(inputs, reading, context, sync)
     context.report({ store, ...result })
   })
 }
@@ -39,14 +39,11 @@ export async function run(values: z.infer<typeof options>, context: VerbContext)
 /** Syncs folders again whenever something in them changes. */
 async function follow(
   inputs: readonly string[],
+  reading: ReturnType<typeof add.readingOptions>,
   context: VerbContext,
   sync: (inputs: readonly string[]) => Promise<unknown>,
 ): Promise<void> {
-  const [{ watchFolder }, { join }, { stat }] = await Promise.all([
-    import('../ingestion/watch.ts'),
-    import('node:path'),
-    import('node:fs/promises'),
-  ])
+  const [{ watchFolder }, { stat }] = await Promise.all([import('../ingestion/watch.ts'), import('node:fs/promises')])
   const { signal } = context
   const folders: string[] = []
   for (const input of inputs)
@@ -62,11 +59,13 @@ async function follow(
     throw new ClaraError('There is nothing to watch.', { expected: 'at least one folder' })
   }
   context.note(`Watching ${folders.map(printable).join(', ')}; Ctrl-C ends it.`)
+  const { include, exclude, hidden, ignoreFiles, followLinks } = reading
   let last: Promise<unknown> = Promise.resolve()
   const watching = folders.map(async (folder) => {
-    for await (const { rescan, changed, removed } of watchFolder(folder, { signal })) {
-      const paths = rescan ? [folder] : [...removed, ...changed].map((path) => join(folder, path))
-      last = last.then(() => sync(paths))
+    const rules = { include, exclude, hidden, ignoreFiles, followLinks }
+    // what has not changed costs next to nothing, so the whole folder is looked through: by one set of rules, whatever changed
+    for await (const _ of watchFolder(folder, { ...rules, signal })) {
+      last = last.then(() => sync([folder]))
       await last
     }
   })

@@ -63,7 +63,7 @@ export function createAdder({ target, records, chunking, settings, signal, onPro
   const counts = { documents: 0, passages: 0, compressed: 0, unchanged: 0 }
   const works = new Map<string, Work>()
   let window: { readonly passage: Passage; readonly work: Work }[] = []
-  let before: Entry[] = []
+  const before = new Map<string, Entry>()
   const after = new Map<string, Entry>()
 
   async function flush(): Promise<void> {
@@ -93,8 +93,8 @@ export function createAdder({ target, records, chunking, settings, signal, onPro
       const memories = await target.compress(batch.map(({ passage }) => passage.text))
       const store = target.store() ?? (await target.create(memories))
       if (index === 0) {
-        await records.put([...before, ...[...begun].flatMap((work) => incompleteOf(work))])
-        before = []
+        await records.put([...before.values(), ...[...begun].flatMap((work) => incompleteOf(work))])
+        before.clear()
         for (const work of begun) work.isBegun = true
       }
       const rows = batch.flatMap(({ passage }, place) => {
@@ -114,6 +114,7 @@ export function createAdder({ target, records, chunking, settings, signal, onPro
   }
 
   async function conclude(entry: Entry): Promise<void> {
+    before.delete(entry.documentId)
     after.set(entry.documentId, entry)
     if (after.size >= MOST_RECORDS) await flush()
   }
@@ -150,7 +151,7 @@ export function createAdder({ target, records, chunking, settings, signal, onPro
       if (works.size >= MOST_RECORDS) await flush()
     },
     begin(entry) {
-      before.push(entry)
+      before.set(entry.documentId, entry)
     },
     async annotate(documentId, note) {
       const work = works.get(documentId)

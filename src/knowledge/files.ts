@@ -64,7 +64,8 @@ export async function addFilesTo(inputs: readonly string[], options: FilesOption
     if (kind === 'document') {
       const several = event.document.id !== path
       if (file?.path !== path) file = { path, earlier: await records.get(path), holdsSeveral: several }
-      if (several && !file.holdsSeveral) file.holdsSeveral = true
+      if (several) file.holdsSeveral = true
+      // were it cut off now, the file would be neither what it was nor what it is
       if (several) adder.begin(fileEntry(path, { source: path, several: true, incomplete: true }))
       try {
         const document = checkDocument(documentOf(event.document))

@@ -4,7 +4,7 @@ import { openLanceStore } from '../store/lancedb/driver.ts'
 import { openInMemoryStore } from '../store/memory.ts'
 import { openPostgresStore } from '../store/postgres/driver.ts'
 import type { Store, StoreDescription } from '../store/store.ts'
-import { vectorSettingsSchema } from './vectors.ts'
+import { areWhole, vectorSettingsSchema } from './vectors.ts'
 
 /** How memory is kept: `int8` with a scale per token, `float16`, or as it is. */
 export const memoryKinds = ['int8', 'float16', 'float32'] as const
@@ -67,10 +67,9 @@ export async function openExistingStore(place: string): Promise<Store> {
 /** @throws ClaraError when a store was not made by a knowledge base. */
 export function settingsOf(store: Store, place: Place): StoreSettings {
   const parsed = storeSettingsSchema.safeParse(store.description.details)
-  const { vectorWidth } = store.description
   if (parsed.success) {
-    const { width, centre } = parsed.data.vectors
-    if (width === vectorWidth && (centre === undefined || centre.length === width)) return parsed.data
+    const { vectors } = parsed.data
+    if (vectors.width === store.description.vectorWidth && areWhole(vectors)) return parsed.data
   }
   throw new ClaraError(`The store ${JSON.stringify(placeName(place))} was not made by a knowledge base.`, {
     expected: 'a description that says how retrieval vectors are made',

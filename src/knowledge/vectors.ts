@@ -2,6 +2,7 @@ import { z } from 'zod'
 import type { Memory } from '../clara/encoder.ts'
 import type { Similarity } from '../clara/similarity.ts'
 import { createProjection } from './projection.ts'
+import { triangle, whiten, whiteningOf } from './whitening.ts'
 
 /* The compact vector that finds candidates for the model's own score. What it is made with is fixed when a store is made, and kept with it. */
 
@@ -14,6 +15,8 @@ export const vectorSettingsSchema = z.strictObject({
   seed: z.int().exactOptional(),
   /** What is subtracted, [width]; absent for flat, whose cosine is the score itself. */
   centre: z.array(z.number()).exactOptional(),
+  /** What is whitened with: a lower triangle of float32, little-endian, in base64; absent for flat. */
+  whitening: z.base64().exactOptional(),
 })
 export type VectorSettings = z.output<typeof vectorSettingsSchema>
 
@@ -28,8 +31,8 @@ export interface MemoryShape {
 /** Wider vectors are projected to this many numbers. */
 const WIDEST = 768
 const SEED = 20_251_118
-/** Zero vectors that the mean is taken with: the centre of few rows is theirs alone, and the first of them must not become nothing. */
-const PRIOR_ROWS = 4
+/** Texts without any tokens of their own that the first ones are averaged with: what they have in common is uncertain while they are few. */
+const PRIOR_TEXTS = 4
 
 /** Numbers of a retrieval vector: those of a memory token (maxsim), or of all of them (flat), as far as that is not more than {@link WIDEST}. */
 export function vectorWidth(shape: MemoryShape): number {
@@ -39,36 +42,80 @@ export function vectorWidth(shape: MemoryShape): number {
 const fullWidth = ({ similarity, hidden, tokens }: MemoryShape) => (similarity === 'flat' ? hidden * tokens : hidden)
 
 /**
- * Fixes how vectors are made, from the first memories of a store. *flat*: the flattened memory; *maxsim*: the mean of the L2-normalised
- * memory tokens, whose cosine follows the mean cosine of all pairs of tokens, less the mean over these memories, which all texts share.
+ * Fixes how vectors are made, from the first memories of a store. *flat*: the flattened memory. *maxsim*: the mean of the L2-normalised
+ * memory tokens, less the mean over these memories, and whitened by their tokens' covariance. (On 1,000 real passages and 60 questions, of the ten
+ * that the model scores highest, 42 % were among the nearest hundred by the centred mean, 81 % by the whitened one.)
  */
 export function vectorSettings(shape: MemoryShape, first: readonly Memory[]): VectorSettings {
   const { similarity } = shape
   const width = vectorWidth(shape)
   const seed = width < fullWidth(shape) ? { seed: SEED } : {}
   if (similarity === 'flat') return { similarity, width, ...seed }
-  const make = createVectors(shape, { similarity, width, ...seed })
+  const project = projectionOf(shape, { width, ...seed })
+  const weight = first.length / (first.length + PRIOR_TEXTS)
   const centre = new Float64Array(width)
-  for (const memory of first)
-    make(memory).forEach((value, index) => {
-      centre[index] = (centre[index] ?? 0) + value / (first.length + PRIOR_ROWS)
+  for (const memory of first) {
+    project(meanDirection(memory)).forEach((value, index) => {
+      centre[index] = (centre[index] ?? 0) + (value * weight) / first.length
     })
-  return { similarity, width, ...seed, centre: Array.from(centre, Math.fround) }
+  }
+  const tokens = first.flatMap(directions).map((direction) => {
+    const projected = project(Float32Array.from(direction))
+    return Float64Array.from(projected, (value, index) => value - (centre[index] ?? 0))
+  })
+  const factor = whiteningOf(tokens, weight)
+  const whitening = Buffer.alloc(4 * factor.length)
+  factor.forEach((value, index) => {
+    whitening.writeFloatLE(value, 4 * index)
+  })
+  return {
+    similarity,
+    width,
+    ...seed,
+    centre: Array.from(centre, Math.fround),
+    whitening: whitening.toString('base64'),
+  }
 }
 
 /** Turns memories into retrieval vectors [width]; never all zeros. */
-export function createVectors(
-  shape: MemoryShape,
-  { width, seed, centre }: VectorSettings,
-): (memory: Memory) => Float32Array {
-  const project = seed === undefined ? undefined : createProjection(fullWidth(shape), width, seed)
+export function createVectors(shape: MemoryShape, settings: VectorSettings): (memory: Memory) => Float32Array {
+  const { width, centre, whitening } = settings
+  const project = projectionOf(shape, settings)
+  const factor = whitening === undefined ? undefined : factorOf(whitening)
   return (memory) => {
-    const whole = shape.similarity === 'flat' ? memory.tokens : meanDirection(memory)
-    const vector = project ? project(whole) : whole.slice()
+    const vector = project(shape.similarity === 'flat' ? memory.tokens : meanDirection(memory))
     for (let index = 0; centre && index < width; index++) vector[index] = (vector[index] ?? 0) - (centre[index] ?? 0)
+    if (factor) whiten(vector, factor)
     if (vector.every((value) => value === 0)) vector[0] = 1
     return vector
   }
+}
+
+/** Whether settings, read from a store, fit together. */
+export function areWhole({ similarity, width, centre, whitening }: VectorSettings): boolean {
+  if (similarity === 'flat') return centre === undefined && whitening === undefined
+  return centre?.length === width && whitening !== undefined && factorOf(whitening).length === triangle(width)
+}
+
+function factorOf(whitening: string): Float32Array {
+  const bytes = Buffer.from(whitening, 'base64')
+  return Float32Array.from({ length: Math.floor(bytes.length / 4) }, (_, index) => bytes.readFloatLE(4 * index))
+}
+
+function projectionOf(
+  shape: MemoryShape,
+  { width, seed }: Pick<VectorSettings, 'width' | 'seed'>,
+): (vector: Float32Array) => Float32Array {
+  return seed === undefined ? (vector) => vector.slice() : createProjection(fullWidth(shape), width, seed)
+}
+
+/** The memory tokens, L2-normalised; one of zeros stays. */
+function directions({ tokens, shape: [count, width] }: Memory): Float64Array[] {
+  return Array.from({ length: count }, (_, token) => {
+    const values = Float64Array.from(tokens.subarray(token * width, (token + 1) * width))
+    const norm = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0)) || 1
+    return values.map((value) => value / norm)
+  })
 }
 
 /** Mean of the L2-normalised memory tokens, [hidden]. */

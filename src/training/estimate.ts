@@ -1,7 +1,8 @@
 import { bytesPerElement } from '../graph/dtype.ts'
 import type { Graph, GraphNode, Tensor } from '../graph/graph.ts'
 import { reachableNodes } from '../graph/onnx.ts'
-import { type Dim, evaluateDim } from '../graph/shape.ts'
+import { addDims, type Dim, evaluateDim } from '../graph/shape.ts'
+import { productFlops } from '../ops/matmul.ts'
 
 /** Values of a graph's symbolic dimensions. */
 export type Dims = Readonly<Record<string, number>>
@@ -23,8 +24,9 @@ const views = new Set(['Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity']
  * Bytes of the intermediate results that exist at the same time, at most, while a graph runs. The nodes are taken in the
  * graph's order, but those that lead to outputs alone come last, as ONNX Runtime takes them: gradients of parameters
  * therefore keep what they are computed from until then.
+ * @returns What tells them for values of the symbolic dimensions.
  */
-export function peakBytes(graph: Graph, dims: Dims): number {
+export function peakBytesOf(graph: Graph): (dims: Dims) => number {
   const nodes = runOrder(graph)
   const storage = new Map<Tensor, Tensor>()
   const rootOf = (tensor: Tensor): Tensor => storage.get(tensor) ?? tensor
@@ -38,22 +40,30 @@ export function peakBytes(graph: Graph, dims: Dims): number {
   })
   for (const output of graph.outputs.values()) lastUse.set(rootOf(output), nodes.length)
 
-  const bytesOf = sizer(dims)
-  const freedAt = new Map<number, number>()
-  let live = 0
-  let peak = 0
-  nodes.forEach((node, index) => {
-    for (const output of node.outputs) {
-      if (storage.has(output)) continue
-      const bytes = bytesOf(output)
-      const last = lastUse.get(output) ?? index
-      live += bytes
-      freedAt.set(last, (freedAt.get(last) ?? 0) + bytes)
-    }
-    peak = Math.max(peak, live)
-    live -= freedAt.get(index) ?? 0
-  })
-  return peak
+  return (dims) => {
+    const bytesOf = sizer(dims)
+    const freedAt = new Map<number, number>()
+    let live = 0
+    let peak = 0
+    nodes.forEach((node, index) => {
+      for (const output of node.outputs) {
+        if (storage.has(output)) continue
+        const bytes = bytesOf(output)
+        const last = lastUse.get(output) ?? index
+        live += bytes
+        freedAt.set(last, (freedAt.get(last) ?? 0) + bytes)
+      }
+      peak = Math.max(peak, live)
+      live -= freedAt.get(index) ?? 0
+    })
+    return peak
+  }
+}
+
+/** Floating-point operations of all matrix products that the outputs need, for values of the symbolic dimensions. */
+export function flopsOf(graph: Graph): (dims: Dims) => number {
+  const flops = reachableNodes(graph).reduce<Dim>((sum, node) => addDims(sum, productFlops(node)), 0)
+  return (dims) => evaluateDim(flops, dims)
 }
 
 /** The nodes that the outputs need; those from which nothing but outputs follows come last. */
@@ -75,12 +85,12 @@ function runOrder(graph: Graph): GraphNode[] {
 /** Sizes of tensors; a dimension is worked out once. */
 function sizer(dims: Dims): (tensor: Tensor) => number {
   const values = new Map<Dim, number>()
-  const valueOf = (dim: Dim) => {
+  const sizeOf = (dim: Dim) => {
     const known = values.get(dim) ?? evaluateDim(dim, dims)
     values.set(dim, known)
     return known
   }
-  return ({ shape, dtype }) => shape.reduce<number>((product, dim) => product * valueOf(dim), bytesPerElement[dtype])
+  return ({ shape, dtype }) => shape.reduce<number>((product, dim) => product * sizeOf(dim), bytesPerElement[dtype])
 }
 
 /** Bytes of a graph's frozen weights, once for every node that reads one: each keeps a copy in a layout of its own. */

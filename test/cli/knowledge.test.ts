@@ -1,6 +1,7 @@
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Readable } from 'node:stream'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { Clara } from '../../src/clara/clara.ts'
 import { parseFilter } from '../../src/cli/filter.ts'
@@ -92,6 +93,33 @@ describe('from a folder to an answer', () => {
     expect(existsSync(at('kb'))).toBe(false)
   })
 })
+
+test('chat: a line is a question, with those before in mind', async () => {
+  await run('add', at('docs'))
+  const model = useModel('fake')
+  vi.spyOn(process, 'stdin', 'get').mockReturnValue(
+    Readable.from(['Rome?\n', 'Is it in Italy?\n\nnever read\n']) as unknown as typeof process.stdin,
+  )
+  const { answers } = await json('chat', '--top-k', '1')
+  expect(answers).toMatchObject([
+    { question: 'Rome?', answer: 'one two three', sources: [{ document: at('docs/rome.txt') }] },
+    { question: 'Is it in Italy?' },
+  ])
+  expect(model.asked.question).toBe('Rome?\none two three\nIs it in Italy?')
+})
+
+test('sync --watch follows what changes, until it is interrupted', async () => {
+  const stop = new AbortController()
+  const watching = runClara(['sync', at('docs'), '--watch'], fakeVerb(), { verbs, environment, signal: stop.signal })
+  const documents = async () => JSON.parse((await run('stats', '--json')).stdout || '{}').documents
+  await expect.poll(documents, { timeout: 20_000, interval: 200 }).toBe(2)
+  write('docs/paris.txt', 'Paris is the capital of France.')
+  rmSync(at('docs/oslo.md'))
+  write('docs/bern.txt', 'Bern is the capital of Switzerland.')
+  await expect.poll(documents, { timeout: 20_000, interval: 200 }).toBe(3)
+  stop.abort(new Error('enough'))
+  expect((await watching).status).toBe(130)
+}, 60_000)
 
 describe('what goes wrong', () => {
   test('no store, another model, no such file, nothing relevant', async () => {

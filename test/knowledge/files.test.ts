@@ -69,6 +69,35 @@ describe('adding files', () => {
     ])
   })
 
+  test('a file that only lost a record is not read again, whatever else is added beside it', async () => {
+    const { clara, knowledge } = await open()
+    await knowledge.addFiles([at('docs')])
+    write('docs/people.jsonl', '{"id":"ada","text":"Ada wrote a program."}\n')
+    write('new.txt', 'Something new.')
+    clara.compressed.length = 0
+    expect((await knowledge.addFiles([at('docs/people.jsonl'), at('new.txt')])).files.read).toBe(2)
+    expect(clara.compressed).toEqual(['Something new.'])
+    expect(await idsIn(knowledge)).not.toContain('docs/people.jsonl#alan')
+    expect((await knowledge.addFiles([at('docs'), at('new.txt')])).files).toMatchObject({ read: 0, unchanged: 4 })
+  })
+
+  test('an interrupted file is read again, and what it no longer holds goes', async () => {
+    const { knowledge } = await open()
+    const records = (from: number) =>
+      Array.from({ length: 300 }, (_, n) => `{"id":"r${from + n}","text":"Record ${from + n}."}`).join('\n')
+    write('many.jsonl', records(0))
+    const stop = new AbortController()
+    const onProgress = ({ done }: { done: number }) => {
+      if (done > 40) stop.abort(new Error('enough'))
+    }
+    await expect(knowledge.addFiles([at('many.jsonl')], { signal: stop.signal, onProgress })).rejects.toThrow('enough')
+    expect(await knowledge.count()).toBeGreaterThan(40)
+    write('many.jsonl', records(200))
+    await knowledge.addFiles([at('many.jsonl')])
+    expect(await knowledge.count()).toBe(300)
+    expect(await knowledge.stats()).toMatchObject({ documents: 300, incomplete: 0, files: 1 })
+  })
+
   test('read otherwise, a file is read again', async () => {
     const { knowledge } = await open()
     await knowledge.addFiles([at('docs/oslo.md')])

@@ -3,7 +3,7 @@ import { addInput, addOutput, addWeight, createGraph } from '../../src/graph/gra
 import { exp, multiply } from '../../src/ops/elementwise.ts'
 import { reshape } from '../../src/ops/layout.ts'
 import { matmul } from '../../src/ops/matmul.ts'
-import { dimsOf, peakBytes, weightUseBytes } from '../../src/training/estimate.ts'
+import { dimsOf, flopsOf, peakBytesOf, weightUseBytes } from '../../src/training/estimate.ts'
 
 test('symbolic dimensions take the values of the inputs that introduced them', () => {
   const graph = createGraph('dims')
@@ -21,10 +21,10 @@ test('results count from their making to their last use, outputs to the end, and
   const c = exp(reshape(b, ['rows', 2, 4]))
   addOutput(graph, 'c', exp(c))
   // at any time one result and the next: 2 · rows · 8 floats
-  expect(peakBytes(graph, { rows: 5 })).toBe(2 * 5 * 8 * 4)
+  expect(peakBytesOf(graph)({ rows: 5 })).toBe(2 * 5 * 8 * 4)
   addOutput(graph, 'a', a)
   // a is kept as well
-  expect(peakBytes(graph, { rows: 5 })).toBe(3 * 5 * 8 * 4)
+  expect(peakBytesOf(graph)({ rows: 5 })).toBe(3 * 5 * 8 * 4)
 })
 
 test('what only outputs follow from is computed last, and keeps what it needs until then', () => {
@@ -37,7 +37,15 @@ test('what only outputs follow from is computed last, and keeps what it needs un
   const c = exp(b)
   addOutput(graph, 'end', multiply(c, c))
   // a and c, then the two outputs beside one of them
-  expect(peakBytes(graph, { rows: 1 })).toBe(3 * 4)
+  expect(peakBytesOf(graph)({ rows: 1 })).toBe(3 * 4)
+})
+
+test('operations are those of the products', () => {
+  const graph = createGraph('products')
+  const x = addInput(graph, 'x', 'float32', ['rows', 6])
+  const y = matmul(x, addWeight(graph, 'first', 'float32', [6, 5]))
+  addOutput(graph, 'z', matmul(exp(y), addWeight(graph, 'second', 'float32', [5, 4])))
+  expect(flopsOf(graph)({ rows: 7 })).toBe(2 * 7 * (6 * 5 + 5 * 4))
 })
 
 test('a frozen weight counts once for each product that reads it', () => {

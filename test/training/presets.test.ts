@@ -1,7 +1,10 @@
+import { readFile } from 'node:fs/promises'
 import { expect, test } from 'vitest'
+import { parse } from 'yaml'
 import { stageNames } from '../../src/training/config.ts'
 import { composeConfig } from '../../src/training/run-config.ts'
 import { stageConfigSchema } from '../../src/training/stages/config.ts'
+import { composeStages } from '../../src/training/train-all.ts'
 
 const least = { output: 'runs/a', steps: 100, base: 'base', data: [{ file: 'a.jsonl', task: 'answer' }] }
 const compose = (stage: string, preset: string) =>
@@ -46,4 +49,15 @@ test('the published values', () => {
     maxLength: 1024,
     retrieval: { topK: 5, poolSize: 20, temperature: 0.02 },
   })
+})
+
+test('the example of several stages in the documentation is one', async () => {
+  const [, yaml = ''] = /```yaml\n([^`]*)```/.exec(await readFile('docs/training.md', 'utf8')) ?? []
+  const stages = composeStages(parse(yaml), stageConfigSchema, 'docs/training.md')
+  expect(stages.map(({ stage, steps, output, initialise }) => ({ stage, steps, output, initialise }))).toEqual([
+    { stage: 'stage1', steps: 1600, output: 'runs/mine/stage1', initialise: undefined },
+    { stage: 'stage1_2', steps: 400, output: 'runs/mine/stage1_2', initialise: 'runs/mine/stage1' },
+    { stage: 'stage2', steps: 300, output: 'runs/mine/stage2', initialise: 'runs/mine/stage1_2' },
+  ])
+  expect(stages.every(({ compressor }) => compressor.memory === 'salient')).toBe(true)
 })

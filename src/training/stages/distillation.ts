@@ -118,16 +118,16 @@ export function teacherFeeds(
   if (read.length === 0) read.push({ ids: [padId], positions: [0], segments: [0], labels: [], documents: [] })
   const feeds = generatorBatch(read, { padId, isMemory: () => false, memoryCounts: [], labelWeight })
   return {
-    'teacher.ids': valueOf(feeds, 'promptIds'),
-    'teacher.positions': valueOf(feeds, 'promptPositions'),
-    'teacher.bias': valueOf(feeds, 'promptBias'),
-    'teacher.labelRows': valueOf(feeds, 'labelRows'),
+    'teacher.ids': valueNamed(feeds, 'promptIds'),
+    'teacher.positions': valueNamed(feeds, 'promptPositions'),
+    'teacher.bias': valueNamed(feeds, 'promptBias'),
+    'teacher.labelRows': valueNamed(feeds, 'labelRows'),
     'teacher.labels': int64(labels, [labels.length]),
     'teacher.weights': float32(new Float32Array(labels.length).fill(labelWeight), [labels.length]),
   }
 }
 
-function valueOf(feeds: Feeds, name: string): HostTensor {
+function valueNamed(feeds: Feeds, name: string): HostTensor {
   const value = feeds[name]
   if (!value) throw new RangeError(`There is no input '${name}'.`)
   return value

@@ -48,3 +48,9 @@ export async function readFrozen(runFolder: string): Promise<FrozenParameters | 
   parameters.delete(IDF)
   return { parameters, idf }
 }
+
+/** A run of a stage with a frozen compressor without what it left as it was. */
+export const lacking = (runFolder: string) =>
+  new ClaraError(`${runFolder} lacks ${FILE}, the parameters that its stage left as they were.`, {
+    hint: 'Use the folder that the run was trained in, whole.',
+  })

@@ -1,7 +1,8 @@
 import { ClaraError } from '../../errors.ts'
 import { float32, type HostTensor } from '../../graph/dtype.ts'
+import { checkpointSteps } from '../checkpoint.ts'
 import type { StageConfig } from './config.ts'
-import { readFrozen, writeFrozen } from './frozen-parameters.ts'
+import { lacking, readFrozen, writeFrozen } from './frozen-parameters.ts'
 import { readStart, startParameters } from './initialise.ts'
 import { type StageTools, stageIdf } from './material.ts'
 import { memoryRows } from './set-up.ts'
@@ -29,6 +30,7 @@ export async function frozenStart(
   const { base } = tools
   if (resume) {
     const kept = await readFrozen(config.output)
+    if (!kept && (await checkpointSteps(config.output)).length > 0) throw lacking(config.output)
     if (kept) {
       const parameters = startParameters(config, base, memoryRows(config, tools), undefined)
       for (const [name, values] of kept.parameters) {

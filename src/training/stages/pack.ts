@@ -6,7 +6,7 @@ import { float32, type HostTensor } from '../../graph/dtype.ts'
 import { readBestCheckpoint, readLastCheckpoint } from '../checkpoint.ts'
 import { checkConfig } from '../config.ts'
 import { learnsCompressor, retrievalOf, type StageConfig, stageConfigSchema } from './config.ts'
-import { readFrozen } from './frozen-parameters.ts'
+import { lacking, readFrozen } from './frozen-parameters.ts'
 import { stageIdf, stageMaterial, stageTools, tokenizerFolder } from './material.ts'
 
 export interface PackOptions {
@@ -65,11 +65,7 @@ async function beside(config: StageConfig, runFolder: string) {
     return { base: material.base, idf: stageIdf(config, material), frozen: [] }
   }
   const kept = await readFrozen(runFolder)
-  if (!kept) {
-    throw new ClaraError(`${runFolder} lacks frozen.safetensors, the parameters that its stage left as they were.`, {
-      hint: 'Pack the folder that the run was trained in.',
-    })
-  }
+  if (!kept) throw lacking(runFolder)
   const { base } = await stageTools(config)
   return { base, idf: kept.idf, frozen: kept.parameters }
 }

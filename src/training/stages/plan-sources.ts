@@ -19,9 +19,16 @@ import { reasoningAssembly, reasoningSource } from './run-reasoning.ts'
 import { stageShape } from './set-up.ts'
 import { graphOptions, type StageBatch, stageFeeds } from './stage1.ts'
 
+/** Whether frozen weights are in 8 bits, and whether the graph goes back to the parameters. */
+export interface GraphKind {
+  readonly int8: boolean
+  readonly withGradients: boolean
+}
+
 /** How a stage's steps are fed, and through what graph. */
 export interface StepSource<Batch> {
-  readonly training: TrainingGraph
+  /** The graph of a step, or that of an evaluation. */
+  graphOf(kind: GraphKind): TrainingGraph
   readonly batches: BatchSource<Batch>
   /** Items of each of the run's files. */
   readonly counts: readonly number[]
@@ -35,7 +42,7 @@ export async function stage1Steps(config: StageConfig, tools: StageTools): Promi
   const { batches, counts } = await stageBatches(config, tools.optionsAt)
   const shape = { ...stageShape(config, tools, undefined), distillation: await distillationShape(config) }
   return {
-    training: stage1Graph({ ...graphOptions(shape), int8: config.frozenWeights === 'int8' }),
+    graphOf: ({ int8, withGradients }) => stage1Graph({ ...graphOptions(shape), int8 }, withGradients),
     batches,
     counts,
     feeds: (batch) => {
@@ -76,7 +83,7 @@ export async function retrievalSteps(config: StageConfig, tools: StageTools): Pr
   const { topK, temperature } = settings
   const shape: RetrievalShape = { ...stageShape(config, tools, undefined), objective, topK, temperature }
   return {
-    training: retrievalGraph({ ...retrievalGraphOptions(shape), int8: config.frozenWeights === 'int8' }),
+    graphOf: ({ int8, withGradients }) => retrievalGraph({ ...retrievalGraphOptions(shape), int8 }, withGradients),
     batches: assembledSource(retrievalPlans(config, files), assemble),
     counts: files.map((questions) => questions.length),
     feeds: (batch: Parameters<typeof retrievalFeeds>[0]) => withDropout(retrievalFeeds(batch, shape, 1), config, tools),
@@ -89,7 +96,7 @@ export async function reasoningSteps(config: StageConfig, tools: StageTools): Pr
   const files = await Promise.all(config.data.map(readReasonings))
   const shape = stageShape(config, tools, undefined)
   return {
-    training: readingGraph({ ...graphOptions(shape), int8: config.frozenWeights === 'int8' }, true),
+    graphOf: ({ int8, withGradients }) => readingGraph({ ...graphOptions(shape), int8 }, withGradients),
     batches: reasoningSource(config, files, reasoningAssembly(tools.optionsAt, emptyBanks(tools))),
     counts: files.map((reasonings) => reasonings.length),
     feeds: (batch) => withDropout(readingFeeds(batch, shape, 1), config, tools),

@@ -1,9 +1,8 @@
 import type { WeightSource } from '../../checkpoint/weights.ts'
 import type { BaseModel, LoadBaseOptions } from '../../clara/base.ts'
 import { parseDecoderConfig } from '../../model/config.ts'
-import { countFlops } from '../../ops/table.ts'
 import type { DataFile } from '../config.ts'
-import { type Dims, dimsOf } from '../estimate.ts'
+import { type Dims, dimsOf, flopsOf } from '../estimate.ts'
 import { learnsCompressor, type StageConfig } from './config.ts'
 import { type StageTools, stageTools } from './material.ts'
 import { chooseMemoryMode, estimateMemory, type MemoryEstimate, parametersByRole } from './memory-estimate.ts'
@@ -29,7 +28,7 @@ export interface RunPlan {
 }
 
 /** Batches that are looked at. */
-const LOOKED_AT = 12
+const LOOKED_AT = 60
 
 /**
  * Plans a run from its configuration and data, without the base's weights.
@@ -44,16 +43,22 @@ export async function planStage(config: StageConfig): Promise<RunPlan> {
 }
 
 async function planFrom<Batch>(config: StageConfig, tools: StageTools, source: StepSource<Batch>): Promise<RunPlan> {
-  const { training, samplesOf, counts } = source
+  const { samplesOf, counts } = source
+  const int8 = config.frozenWeights === 'int8'
+  const exact = source.graphOf({ int8: false, withGradients: true })
+  const training = int8 ? source.graphOf({ int8, withGradients: true }) : exact
+  const evaluation =
+    config.evaluation.data.length > 0 ? source.graphOf({ int8: false, withGradients: false }) : undefined
   const { accumulate, steps, batchSize, data } = config
   const sizes: Dims[] = []
   const samples: number[] = []
   while (sizes.length < LOOKED_AT) {
     const batch = await source.batches.next()
-    sizes.push(dimsOf(training.graph, source.feeds(batch)))
+    sizes.push(dimsOf(exact.graph, source.feeds(batch)))
     samples.push(samplesOf(batch))
   }
-  const memoryMiB = estimateMemory(config, tools.base, training, sizes)
+  const memoryMiB = estimateMemory(config, tools.base, { training, evaluation: evaluation?.graph }, sizes)
+  const flops = flopsOf(exact.graph)
   const weights = data.reduce((sum, { weight }) => sum + weight, 0)
   return {
     stage: config.stage,
@@ -68,7 +73,8 @@ async function planFrom<Batch>(config: StageConfig, tools: StageTools, source: S
       return { name, mean: mean(values), largest: Math.max(...values) }
     }),
     parameters: parametersByRole(training),
-    flopsPerStep: accumulate * mean(sizes.map((dims) => countFlops(training.graph, dims))),
+    // integer products do the same work as those that they stand for
+    flopsPerStep: accumulate * mean(sizes.map(flops)),
     memoryMiB,
     memoryMode: chooseMemoryMode(config, memoryMiB),
   }

@@ -35,6 +35,8 @@ export async function runReasoning({ config, onCompress, ...options }: StageRunO
   const all = [...texts, ...evaluated.flat().flatMap(documentsOf)].map((text) =>
     encodeText(text, tools.optionsAt(rate)),
   )
+  // a file that has changed since the run began is told before anything is compressed
+  await recordRun(config, resume)
   for (const each of new Set(config.compressionRates)) {
     await (await banks.at(each)).prepare(all, { signal: options.signal, onProgress: onCompress })
   }
@@ -43,7 +45,6 @@ export async function runReasoning({ config, onCompress, ...options }: StageRunO
   const learning = await openReading(model)
   const evaluate = await evaluation(config, model, (part) => assemble(part, rate), evaluated)
   await start.keep(learning.parameters.keys())
-  await recordRun(config, resume)
   const result = await train({
     model: learning,
     batches: reasoningSource(config, files, assemble),

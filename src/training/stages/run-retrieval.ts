@@ -48,6 +48,8 @@ export async function runRetrieval({ config, onCompress, ...options }: StageRunO
   await using banks = memoryBanks(model, config.memoryCache ?? join(cacheFolder(), 'memory'))
   const bankAt = banks.at
   const all = corpus.texts.map((_, number) => corpus.document(number))
+  // a file that has changed since the run began is told before anything is compressed
+  await recordRun(config, resume)
   for (const each of new Set(config.compressionRates)) {
     await (await bankAt(each)).prepare(all, { signal: options.signal, onProgress: onCompress })
   }
@@ -81,7 +83,6 @@ export async function runRetrieval({ config, onCompress, ...options }: StageRunO
       rate,
     }))
   await start.keep(learning.parameters.keys())
-  await recordRun(config, resume)
   const result = await train({
     model: learning,
     batches,

@@ -1,8 +1,9 @@
-import { appendFile, readdir, truncate } from 'node:fs/promises'
+import { appendFile, readdir, rm, truncate } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { checkConfig } from '../../../src/training/config.ts'
 import { readMetrics } from '../../../src/training/metrics.ts'
 import { stageConfigSchema } from '../../../src/training/stages/config.ts'
+import { packRun } from '../../../src/training/stages/pack.ts'
 import { runStage } from '../../../src/training/stages/run.ts'
 import { salient, type TinyData, tinyData } from './tiny-run.ts'
 
@@ -145,4 +146,17 @@ test('damaged memories are made again', async () => {
   expect(await evaluate()).toMatchObject({ compressed: 0 })
   await appendFile(`${memoryCache}/${folder}/memory-zz.txt`, 'foreign')
   expect(await evaluate()).toMatchObject({ compressed: 0 })
+})
+
+test('a run without what its stage left as it was can neither go on nor be packed', async () => {
+  const file = at('pools.jsonl')
+  const started = run('stage2', file, { output: at('torn') })
+  await started
+  await rm(`${at('torn')}/frozen.safetensors`)
+  await expect(packRun({ runFolder: at('torn'), modelFolder: at('torn-model'), which: 'last' })).rejects.toThrow(
+    /torn lacks frozen\.safetensors/,
+  )
+  const settings = { stage: 'stage2', compressor: salient, memoryCache: at('memory'), output: at('torn') }
+  const config = data.config({ ...settings, data: [{ file, task: 'answer' }], retrieval: { topK: 2, poolSize: 4 } })
+  await expect(runStage({ config, resume: true })).rejects.toThrow(/torn lacks frozen\.safetensors/)
 })

@@ -58,6 +58,29 @@ describe('the loss of ten steps with a fixed seed', () => {
   })
 })
 
+test.each([
+  ['tokens', { differentMemTokens: true }],
+  ['salient', { compressor: salient }],
+  ['distilled', { compressor: salient, distillation: { weight: 0.5 } }],
+] as const)('the loss curve does not depend on the micro-batches of a step: %s', async (name, changes) => {
+  // one batch holds the whole file, so that both settings see the same rows at every step
+  const file = `${data.folder}/passages.jsonl`
+  const common = {
+    ...changes,
+    steps: 4,
+    lora: { rank: 4, dropout: 0 },
+    documents: { maximum: 1 },
+    maxLength: 400,
+    data: [{ file, task: 'qa-pairs' }],
+  }
+  const [one, three] = [output(`${name}-one`), output(`${name}-three`)]
+  await runStage({ config: data.config({ ...common, output: one, batchSize: 6 }) })
+  await runStage({ config: data.config({ ...common, output: three, batchSize: 2, accumulate: 3 }) })
+  const [expected, found] = [await curve(one), await curve(three)]
+  expect(expected).toHaveLength(4)
+  for (const [step, loss] of expected.entries()) expect(Math.abs(loss - (found[step] ?? Number.NaN))).toBeLessThan(1e-4)
+})
+
 describe('a run', () => {
   const changes = { steps: 6, compressor: salient, compressionRates: [4, 2], accumulate: 2 }
 

@@ -3,7 +3,7 @@ import { MICROSOFT } from '../graph/onnx.ts'
 import { multiplyDims } from '../graph/shape.ts'
 import { applyOne, at, dimAt, mismatch, type Operator, requireDType } from './operator.ts'
 
-interface CachedAttentionAttributes {
+export interface CachedAttentionAttributes {
   readonly heads: number
   readonly groups: number
   /** Factor of the products of queries and keys. */

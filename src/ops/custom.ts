@@ -2,7 +2,7 @@ import type { Tensor } from '../graph/graph.ts'
 import { sameShape } from '../graph/shape.ts'
 import { applyOne, at, mismatch, type Operator } from './operator.ts'
 
-interface CustomGradientAttributes {
+export interface CustomGradientAttributes {
   readonly rule: (gradient: Tensor) => Tensor
 }
 

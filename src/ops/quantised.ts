@@ -13,7 +13,7 @@ const names = (tensors: readonly (Tensor | undefined)[]) => tensors.map((tensor)
 /** Widths of a block-quantised weight's integers. */
 export type BlockBits = 4 | 8
 
-interface BlockAttributes {
+export interface BlockAttributes {
   readonly columns: number
   readonly inner: number
   readonly bits: BlockBits

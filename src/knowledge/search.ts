@@ -24,7 +24,7 @@ export interface SearchOptions {
   readonly mode?: SearchMode
   /** Passages of which the model's own score is computed. Default: 100, or topK if that is more. */
   readonly candidates?: number
-  /** In `hybrid`, what the candidates are ordered by: the `score` alone, or its rank `fused` with that by words. Default: `fused`. */
+  /** In `hybrid`, what the candidates are ordered by: the `score` alone, or its rank `fused` with that by words. Default: `score`. */
   readonly order?: SearchOrder
   /** In `hybrid`, how much the two kinds of rank count wherever they are fused. Default: 1 each. */
   readonly weights?: { readonly latent?: number; readonly text?: number }
@@ -71,7 +71,7 @@ const CHARACTERS_PER_TOKEN = 64
 export async function find(question: string, target: SearchTarget, options: SearchOptions): Promise<Found[]> {
   const { clara, store, vectorOf } = target
   const { config, fingerprint } = clara.model
-  const { topK = config.generation_top_k, mode = 'hybrid', order = 'fused', filter, minScore, signal } = options
+  const { topK = config.generation_top_k, mode = 'hybrid', order = 'score', filter, minScore, signal } = options
   const { latent = 1, text = 1 } = mode === 'hybrid' ? (options.weights ?? {}) : {}
   checkQuestion(question, config.doc_max_length)
   const limit = Math.max(topK, options.candidates ?? CANDIDATES)

@@ -121,6 +121,7 @@ describe('the layers of a run’s configuration', () => {
       differentMemTokens: z.boolean().default(false),
       questionsPerRow: z.number().default(6),
       documents: z.looseObject({}).optional(),
+      retrieval: z.looseObject({}).optional(),
     })
     const config = composeConfig(file, extra, 'a', { set: ['lora.rank=4', 'accumulate=2'] })
     expect(config).toMatchObject({ learningRate: 3e-4, batchSize: 8, accumulate: 2, docMaxLength: 256 })

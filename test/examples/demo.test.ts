@@ -64,7 +64,11 @@ describe('what the user can get wrong is one line without a stack', () => {
   test.each([
     ['a missing file', () => [...question, join(folder, 'none.txt')], /none\.txt" does not exist/],
     ['an empty file', () => [...question, file('empty.txt', '')], /empty\.txt" is empty/],
-    ['a binary file', () => [...question, file('a.bin', Uint8Array.of(0, 1, 2))], /a\.bin" is binary: there is no text in it/],
+    [
+      'a binary file',
+      () => [...question, file('a.bin', Uint8Array.of(0, 1, 2))],
+      /a\.bin" is binary: there is no text in it/,
+    ],
     [
       'a huge file',
       () => {

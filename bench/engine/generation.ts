@@ -1,12 +1,9 @@
 import { Clara } from '../../src/clara/clara.ts'
-import { loraSize } from '../../src/clara/config.ts'
-import { type InferenceRole, inferenceRole } from '../../src/clara/inference.ts'
+import type { InferenceRole } from '../../src/clara/inference.ts'
 import type { ClaraModel } from '../../src/clara/model.ts'
-import { embeddingTable } from '../../src/clara/network.ts'
 import { answerPrompt, documentSlot, promptIds } from '../../src/clara/prompts.ts'
-import { openCachedModel } from '../../src/model/cached.ts'
-import type { Continuation, LanguageModel } from '../../src/model/generate.ts'
-import { gather } from '../../src/ops/indexing.ts'
+import { openGenerator } from '../../src/clara/roles.ts'
+import type { Continuation } from '../../src/model/generate.ts'
 import type { Runtime } from '../../src/runtime/runtime.ts'
 import { inTurn, median } from '../measure.ts'
 import { readProbe } from './machine.ts'
@@ -36,7 +33,8 @@ export async function measureDecode(
   const { repetitions } = options
   const { newTokens, readMebibytes } = options.sizes
   const ids = memoryPrompt(model, options)
-  const { generator, bytesPerToken } = await openGenerator(runtime, model, ids.length + newTokens)
+  const { generator, weights } = await openGenerator(model, runtime, 'int8', ids.length + newTokens)
+  const bytesPerToken = bytesRead(weights)
   await using _ = generator
   const prompts = Array.from({ length: repetitions + 1 }, () => generator.start([{ ids }]))
   const continuations = (await Promise.all(prompts)).values()
@@ -62,39 +60,6 @@ function memoryPrompt({ tokenizer, config }: ClaraModel, { question, documents }
     return documentSlot({ count, differentMemTokens: config.different_mem_tokens })
   })
   return promptIds(tokenizer, answerPrompt(question, slots))
-}
-
-async function openGenerator(
-  runtime: Runtime,
-  { base, config, parameters, tokenizer }: ClaraModel,
-  maxPositions: number,
-): Promise<{ generator: LanguageModel; bytesPerToken: number }> {
-  const role = await inferenceRole({
-    runtime,
-    base,
-    adapters: parameters,
-    role: 'decoder_adapter',
-    size: loraSize(config),
-    layers: base.config.num_hidden_layers,
-    kind: 'int8',
-    head: true,
-  })
-  const generator = await openCachedModel({
-    runtime,
-    config: base.config,
-    maxPositions,
-    padId: tokenizer.padId,
-    weights: role.weights,
-    parts: (graph) => {
-      const declared = role.declare(graph, maxPositions)
-      return {
-        decoder: declared.decoder,
-        head: declared.head,
-        embed: (tokens) => gather(embeddingTable(declared.base), tokens),
-      }
-    },
-  })
-  return { generator, bytesPerToken: bytesRead(role.weights) }
 }
 
 async function drain(pieces: AsyncIterable<unknown>): Promise<void> {

@@ -2,7 +2,7 @@ import type { HostTensor } from '../graph/dtype.ts'
 import type { Graph, Tensor } from '../graph/graph.ts'
 import { addWeight } from '../graph/graph.ts'
 import { factorName, type LoraSize, type Role } from '../lora/adapters.ts'
-import { inputModules, linearModules } from '../model/config.ts'
+import { inputModules, linearModules, linearWeightName } from '../model/config.ts'
 import type { Decoder } from '../model/decoder.ts'
 import { int8Name, joinRows, type LowRankUpdate, quantiseWeights, scalesName } from '../model/quantise.ts'
 import { multipliesBytesExactly, rotatedDecoder, rotatedWeights } from '../model/rotated.ts'
@@ -12,8 +12,6 @@ import { matmulBlocks, QUANTISATION_BLOCK } from '../ops/quantised.ts'
 import type { Runtime } from '../runtime/runtime.ts'
 import type { BaseModel } from './base.ts'
 import { type Base, declareBase, declareRole, EMBEDDING, HEAD, headTable } from './network.ts'
-
-const weightName = (layer: number, module: string) => `model.layers.${layer}.${module}.weight`
 
 /** How the linear layers of a role in a session of its own are held: as they are, or as 8-bit integers. */
 export type RoleKind = 'fp32' | 'int8'
@@ -71,7 +69,7 @@ function lowRankUpdates({ base, adapters, role, size, layers }: InferenceOptions
     for (const module of linearModules(base.config).keys()) {
       const a = adapters.get(factorName(layer, module, 'A', role))
       const b = adapters.get(factorName(layer, module, 'B', role))
-      if (a && b) updates.set(weightName(layer, module), { a, b, factor: size.alpha / size.rank })
+      if (a && b) updates.set(linearWeightName(layer, module), { a, b, factor: size.alpha / size.rank })
     }
   }
   return updates
@@ -101,7 +99,7 @@ async function blockRole(options: InferenceOptions): Promise<InferenceRole> {
     linears.set(name, weight)
   }
   for (let layer = 0; layer < layers; layer++) {
-    for (const module of modules.keys()) take(weightName(layer, module))
+    for (const module of modules.keys()) take(linearWeightName(layer, module))
   }
   const headName = base.config.tie_word_embeddings ? EMBEDDING : HEAD
   if (options.head) take(headName)
@@ -125,12 +123,12 @@ async function blockRole(options: InferenceOptions): Promise<InferenceRole> {
       }
       const decoder: Decoder = {
         ...declareRole(declared, undefined).decoder,
-        project: (rows, layer, module) => product(rows, weightName(layer, module), ...dimsOf(module)),
+        project: (rows, layer, module) => product(rows, linearWeightName(layer, module), ...dimsOf(module)),
         projectTogether(rows, layer, joint) {
           const outs = joint.map((module) => dimsOf(module)[0])
           const [, input] = dimsOf(joint[0] ?? '')
           const all = outs.reduce((sum, out) => sum + out, 0)
-          return split(product(rows, weightName(layer, joint.join('+')), all, input), -1, outs)
+          return split(product(rows, linearWeightName(layer, joint.join('+')), all, input), -1, outs)
         },
       }
       const { vocabulary, config } = base
@@ -142,9 +140,9 @@ async function blockRole(options: InferenceOptions): Promise<InferenceRole> {
 /** Puts the quantised weights of linear layers that read the same rows below each other: one product for one token. */
 function joinWeights(quantised: Map<string, HostTensor>, layer: number, joint: readonly string[]): void {
   for (const partName of [int8Name, scalesName]) {
-    const names = joint.map((module) => partName(weightName(layer, module)))
+    const names = joint.map((module) => partName(linearWeightName(layer, module)))
     const parts = names.map((name) => quantised.get(name) as HostTensor)
     for (const name of names) quantised.delete(name)
-    quantised.set(partName(weightName(layer, joint.join('+'))), joinRows(parts))
+    quantised.set(partName(linearWeightName(layer, joint.join('+'))), joinRows(parts))
   }
 }

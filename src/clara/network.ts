@@ -2,7 +2,7 @@ import { int64 } from '../graph/dtype.ts'
 import { addConstant, addInput, addWeight, type Graph, type Tensor } from '../graph/graph.ts'
 import { addDims, type Dim, multiplyDims } from '../graph/shape.ts'
 import { adapterShapes, addLowRank, factorName, type LoraSize, type Role } from '../lora/adapters.ts'
-import { type DecoderConfig, layerParameters, linearModules, slidingWindow } from '../model/config.ts'
+import { type DecoderConfig, layerParameters, linearModules, linearWeightName, slidingWindow } from '../model/config.ts'
 import type { Decoder } from '../model/decoder.ts'
 import { declareRotary } from '../model/rotary.ts'
 import { multiply } from '../ops/elementwise.ts'
@@ -119,7 +119,7 @@ export function declareRole(
     project(rows, layer, module) {
       const dims = shapes.get(module)
       if (!dims) throw new RangeError(`No linear layer is named '${module}'.`)
-      const product = base.linear(rows, `model.layers.${layer}.${module}.weight`, dims)
+      const product = base.linear(rows, linearWeightName(layer, module), dims)
       const a = role && parameters.get(factorName(layer, module, 'A', role))
       const b = role && parameters.get(factorName(layer, module, 'B', role))
       return a && b ? addLowRank(product, dropped(rows), { a, b }, scale) : product

@@ -8,7 +8,7 @@ import type { Runtime } from '../runtime/runtime.ts'
 import { fixedWidth } from './batch.ts'
 import { loraSize, memoryLength } from './config.ts'
 import { type Encoder, openEncoder } from './encoder.ts'
-import { inferenceRole, type RoleKind } from './inference.ts'
+import { type InferenceRole, inferenceRole, type RoleKind } from './inference.ts'
 import { openLayerStack } from './layer-stack.ts'
 import type { ClaraModel } from './model.ts'
 import { embeddingTable } from './network.ts'
@@ -51,7 +51,7 @@ export async function openRoles(model: ClaraModel, runtime: Runtime, options: Ro
   const as: RoleKind = kind === 'fp32' ? 'fp32' : 'int8'
   const encoder = await openRole(model, runtime, 'encoder_adapter', as)
   const queryReasoner = hasReasoner ? await openRole(model, runtime, 'query_reasoner_adapter', as) : encoder
-  return { encoder, queryReasoner, generator: await openGenerator(model, runtime, as) }
+  return { encoder, queryReasoner, generator: (await openGenerator(model, runtime, as)).generator }
 }
 
 async function openStacked(
@@ -119,9 +119,14 @@ function encoderOptions({ base, config, parameters, tokenizer, idf, memoryTokens
   }
 }
 
-async function openGenerator(model: ClaraModel, runtime: Runtime, kind: RoleKind): Promise<LanguageModel> {
+/** Opens the generator in a session of its own; beside it the weights that it reads. */
+export async function openGenerator(
+  model: ClaraModel,
+  runtime: Runtime,
+  kind: RoleKind,
+  maxPositions = maxPositionsOf(model),
+): Promise<{ readonly generator: LanguageModel; readonly weights: InferenceRole['weights'] }> {
   const { base, config, parameters, tokenizer } = model
-  const maxPositions = maxPositionsOf(model)
   const role = await inferenceRole({
     runtime,
     base,
@@ -132,7 +137,7 @@ async function openGenerator(model: ClaraModel, runtime: Runtime, kind: RoleKind
     kind,
     head: true,
   })
-  return openCachedModel({
+  const generator = await openCachedModel({
     runtime,
     config: base.config,
     maxPositions,
@@ -147,4 +152,5 @@ async function openGenerator(model: ClaraModel, runtime: Runtime, kind: RoleKind
       }
     },
   })
+  return { generator, weights: role.weights }
 }

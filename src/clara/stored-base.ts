@@ -5,7 +5,7 @@ import { readStored } from '../checkpoint/stored-tensor.ts'
 import { type CachedTensors, cachedTensors, cacheFolder } from '../checkpoint/tensor-cache.ts'
 import type { WeightSource } from '../checkpoint/weights.ts'
 import type { HostTensor } from '../graph/dtype.ts'
-import { type DecoderConfig, layerParameters, linearModules } from '../model/config.ts'
+import { type DecoderConfig, layerParameters, linearModules, linearWeightNames } from '../model/config.ts'
 import { storedParts, storeWeight } from '../model/stored.ts'
 import type { WeightKind } from '../model/weight-kinds.ts'
 import { toShared } from '../runtime/runtime.ts'
@@ -144,12 +144,7 @@ export function storeBase({ config, weights, vocabulary }: BaseModel, kind: Weig
       if (value) tensors.set(part.name, toShared(value))
     }
   }
-  const modules = [...linearModules(config).keys()]
-  const linear = new Set(
-    Array.from({ length: config.num_hidden_layers }, (_, layer) =>
-      modules.map((module) => `model.layers.${layer}.${module}.weight`),
-    ).flat(),
-  )
+  const linear = new Set(linearWeightNames(config))
   for (const [name, weight] of weights) {
     if (linear.has(name)) store(kind, name, weight)
     else if (name !== EMBEDDING && name !== HEAD) tensors.set(name, weight)

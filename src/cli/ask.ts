@@ -3,6 +3,7 @@ import {
   answerFlags,
   answerOptions,
   answerReport,
+  filterFlags,
   loadModel,
   modelFlags,
   printAnswer,
@@ -25,11 +26,7 @@ export const options = z.strictObject({
   ...storeFlags,
   ...searchFlags,
   ...answerFlags,
-  filter: z
-    .array(z.string())
-    .default([])
-    .describe('Consider only passages whose metadata meet this: KEY=VALUE, or with !=, <, <=, >, >='),
-  document: z.array(z.string()).default([]).describe('Consider only passages of this document'),
+  ...filterFlags,
   ...modelFlags,
 })
 

@@ -4,6 +4,7 @@ import {
   answerFlags,
   answerOptions,
   answerReport,
+  filterFlags,
   modelFlags,
   printAnswer,
   requireStore,
@@ -26,11 +27,7 @@ export const options = z.strictObject({
     ),
   ...searchFlags,
   ...answerFlags,
-  filter: z
-    .array(z.string())
-    .default([])
-    .describe('Consider only passages whose metadata meet this: KEY=VALUE, or with !=, <, <=, >, >='),
-  document: z.array(z.string()).default([]).describe('Consider only passages of this document'),
+  ...filterFlags,
   ...modelFlags,
 })
 

@@ -1,4 +1,4 @@
-import type { z } from 'zod'
+import { z } from 'zod'
 import type { KnowledgeBase } from '../knowledge/knowledge-base.ts'
 import type { Answer, AskOptions, FileProgress, FilesAdded } from '../knowledge/options.ts'
 import type { Source } from '../knowledge/search.ts'
@@ -20,6 +20,13 @@ export const searchFlags = {
   mode: shape.mode,
   candidates: shape.candidates,
   minScore: shape.minScore,
+}
+export const filterFlags = {
+  filter: z
+    .array(z.string())
+    .default([])
+    .describe('Consider only passages whose metadata meet this: KEY=VALUE, or with !=, <, <=, >, >='),
+  document: z.array(z.string()).default([]).describe('Consider only passages of this document'),
 }
 export const answerFlags = { expand: shape.expand, maxNewTokens: shape.maxNewTokens }
 export const fileFlags = {

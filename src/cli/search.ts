@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import {
+  filterFlags,
   modelFlags,
   printSources,
   requireStore,
@@ -17,11 +18,7 @@ export const options = z.strictObject({
   question: z.string().describe('The question'),
   ...storeFlags,
   ...searchFlags,
-  filter: z
-    .array(z.string())
-    .default([])
-    .describe('Consider only passages whose metadata meet this: KEY=VALUE, or with !=, <, <=, >, >='),
-  document: z.array(z.string()).default([]).describe('Consider only passages of this document'),
+  ...filterFlags,
   ...modelFlags,
 })
 

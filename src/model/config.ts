@@ -222,6 +222,17 @@ export function linearModules(config: DecoderConfig): ReadonlyMap<string, readon
   ])
 }
 
+/** Checkpoint name of a linear layer's weight. */
+export const linearWeightName = (layer: number, module: string): string => `model.layers.${layer}.${module}.weight`
+
+/** Checkpoint names of the weights of all linear layers. */
+export function linearWeightNames(config: DecoderConfig): string[] {
+  const modules = [...linearModules(config).keys()]
+  return Array.from({ length: config.num_hidden_layers }, (_, layer) =>
+    modules.map((module) => linearWeightName(layer, module)),
+  ).flat()
+}
+
 /** Elements of the widest row that a linear layer reads. */
 export const widestInput = (config: DecoderConfig): number =>
   Math.max(...[...linearModules(config).values()].map(([, input]) => input))

@@ -1,14 +1,12 @@
 import type { HostTensor } from '../graph/dtype.ts'
-import { addInput, addOutput, addWeight, createGraph, type Graph, type Tensor } from '../graph/graph.ts'
+import { addInput, addWeight, createGraph, type Graph, type Tensor } from '../graph/graph.ts'
 import { customGradient } from '../ops/custom.ts'
-import { abs, add, cast, divide, multiply, round, scalar, scale } from '../ops/elementwise.ts'
-import { reshape, transpose } from '../ops/layout.ts'
-import { dimAt } from '../ops/operator.ts'
-import { matmulRowsInt8, quantiseRows } from '../ops/quantised.ts'
-import { reduceMax } from '../ops/reduce.ts'
+import { transpose } from '../ops/layout.ts'
+import { linearInt8, quantiseRows } from '../ops/quantised.ts'
 import { encodeGraph } from '../ops/table.ts'
 import type { Runtime } from '../runtime/runtime.ts'
 import { blockLength, rotation, turnedInBlocks } from './rotation.ts'
+import { addRounded } from './rounded.ts'
 
 // Frozen linear layers in 8 bits for training: both products with the weight, y = x Wᵀ of the forward pass and dx = dy W of
 // the backward pass, are integer products. Each has a copy of the weight of its own, since a scale belongs to one column of
@@ -49,10 +47,7 @@ async function roundWeight(runtime: Runtime, name: string, weight: HostTensor): 
   // rows are the columns of the product: what a scale belongs to
   const products = { forward: turnedInBlocks(given, turn), backward: transpose(given, [1, 0]) }
   for (const direction of directions) {
-    const rows = products[direction]
-    const scales = add(scale(reduceMax(abs(rows), [1], true), 1 / 127), scalar(rows, 1e-30))
-    addOutput(graph, valuesName(name, direction), cast(transpose(round(divide(rows, scales)), [1, 0]), 'int8'))
-    addOutput(graph, scalesName(name, direction), reshape(scales, [-1]))
+    addRounded(products[direction], valuesName(name, direction), scalesName(name, direction))
   }
   await using session = await runtime.open(encodeGraph(graph))
   return Object.entries(await session.run({ weight, turn: rotation(block) }))
@@ -66,15 +61,12 @@ export function frozenLinear(graph: Graph): (rows: Tensor, name: string, dims: r
     declared.set(name, known)
     return known
   }
-  const product = (rows: Tensor, name: string, direction: Direction, [inner, columns]: readonly [number, number]) => {
-    const { values, scales } = quantiseRows(rows)
-    const result = matmulRowsInt8(
-      { values },
+  const product = (rows: Tensor, name: string, direction: Direction, [inner, columns]: readonly [number, number]) =>
+    linearInt8(
+      quantiseRows(rows),
       weight(valuesName(name, direction), 'int8', [inner, columns]),
       weight(scalesName(name, direction), 'float32', [columns]),
     )
-    return multiply(result, reshape(scales, [dimAt(scales, 0), 1]))
-  }
   return (rows, name, [out = 0, input = 0]) => {
     const block = blockLength(input)
     const turn = weight(rotationName(block), 'float32', [block, block])

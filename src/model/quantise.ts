@@ -1,11 +1,10 @@
 import { ClaraError } from '../errors.ts'
 import { float32, type HostTensor } from '../graph/dtype.ts'
 import { addInput, addOutput, addWeight, createGraph, type Tensor } from '../graph/graph.ts'
-import { abs, add, cast, divide, multiply, round, scalar, scale } from '../ops/elementwise.ts'
+import { add, cast, divide, multiply, round, scalar } from '../ops/elementwise.ts'
 import { reshape } from '../ops/layout.ts'
 import { gemm } from '../ops/matmul.ts'
-import { QUANTISATION_BLOCK } from '../ops/quantised.ts'
-import { reduceMax } from '../ops/reduce.ts'
+import { QUANTISATION_BLOCK, symmetricScales } from '../ops/quantised.ts'
 import { encodeGraph } from '../ops/table.ts'
 import type { Runtime } from '../runtime/runtime.ts'
 
@@ -70,8 +69,7 @@ async function quantiseGroup(
       weight = gemm(b, a, weight, { alpha: update.factor })
     }
     const blocks = reshape(weight, [out, input / QUANTISATION_BLOCK, QUANTISATION_BLOCK])
-    // the tiny addend keeps a block of zeros from dividing by zero
-    const scales = add(scale(reduceMax(abs(blocks), [2], true), 1 / 127), scalar(blocks, 1e-30))
+    const scales = symmetricScales(blocks, 2, true)
     const rounded = add(round(divide(blocks, scales)), scalar(blocks, 128))
     addOutput(graph, int8Name(name), cast(rounded, 'uint8'))
     addOutput(graph, scalesName(name), reshape(scales, [out, input / QUANTISATION_BLOCK]))

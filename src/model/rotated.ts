@@ -1,17 +1,16 @@
 import { float32, type HostTensor } from '../graph/dtype.ts'
 import { addConstant, addInput, addOutput, addWeight, createGraph, type Graph, type Tensor } from '../graph/graph.ts'
-import { abs, add, cast, divide, multiply, round, scalar, scale } from '../ops/elementwise.ts'
-import { reshape, transpose } from '../ops/layout.ts'
+import { multiply } from '../ops/elementwise.ts'
+import { reshape } from '../ops/layout.ts'
 import { gemm, linear, matmul } from '../ops/matmul.ts'
-import { dimAt } from '../ops/operator.ts'
-import { matmulRowsInt8, type QuantisedRows, quantiseRows } from '../ops/quantised.ts'
-import { reduceMax } from '../ops/reduce.ts'
+import { linearInt8, matmulRowsInt8, type QuantisedRows, quantiseRows } from '../ops/quantised.ts'
 import { encodeGraph } from '../ops/table.ts'
 import type { Runtime } from '../runtime/runtime.ts'
-import { type DecoderConfig, linearModules } from './config.ts'
+import { type DecoderConfig, linearModules, linearWeightName } from './config.ts'
 import type { Decoder } from './decoder.ts'
 import type { LowRankUpdate } from './quantise.ts'
 import { blockLength, rotation, turnedInBlocks } from './rotation.ts'
+import { addRounded } from './rounded.ts'
 
 // 8-bit weights for reading many rows at a time: one scale a row and one a column, so that the products are plain integer
 // products. That is accurate enough only where no channel stands out, hence the rotated basis (see rotation.ts). It costs
@@ -22,7 +21,6 @@ const ROTATION = 'rotation'
 const BLOCK_ROTATION = 'rotation.blocks'
 const valuesName = (weight: string) => `${weight}.rotated`
 const scalesName = (weight: string) => `${weight}.rotated.scales`
-const weightName = (layer: number, module: string) => `model.layers.${layer}.${module}.weight`
 
 /** The linear layers whose results are added to the hidden states; all others read these through a normalisation. */
 const writers: readonly string[] = ['self_attn.o_proj', 'mlp.down_proj']
@@ -79,7 +77,7 @@ async function turnLayers(
   const norms = new Map<string, Tensor>()
   for (let layer = start; layer < end; layer++) {
     for (const [module, [out, input]] of linearModules(config)) {
-      const name = weightName(layer, module)
+      const name = linearWeightName(layer, module)
       const update = updates.get(name)
       let weight = addWeight(graph, name, 'float32', [out, input])
       if (update)
@@ -92,9 +90,7 @@ async function turnLayers(
         norms.set(normed, norm)
         weight = matmul(weight, multiply(turn, norm), { transposeB: true })
       }
-      const scales = add(scale(reduceMax(abs(weight), [1], true), 1 / 127), scalar(weight, 1e-30))
-      addOutput(graph, valuesName(name), cast(transpose(round(divide(weight, scales)), [1, 0]), 'int8'))
-      addOutput(graph, scalesName(name), reshape(scales, [out]))
+      addRounded(weight, valuesName(name), scalesName(name))
     }
   }
   await using session = await runtime.open(encodeGraph(graph), weights)
@@ -133,11 +129,14 @@ export function rotatedDecoder(graph: Graph, plain: Decoder): Decoder {
       const dims = modules.get(module)
       if (!dims) throw new RangeError(`No linear layer is named '${module}'.`)
       const [out, input] = dims
-      const name = weightName(layer, module)
+      const name = linearWeightName(layer, module)
       const weight = addWeight(graph, valuesName(name), 'int8', [input, out])
       const columnScales = addWeight(graph, scalesName(name), 'float32', [out])
-      const { values, scales } = rounded(module === 'mlp.down_proj' ? turnedInBlocks(rows, blockTurn) : rows)
-      return multiply(matmulRowsInt8({ values }, weight, columnScales), reshape(scales, [dimAt(scales, 0), 1]))
+      return linearInt8(
+        rounded(module === 'mlp.down_proj' ? turnedInBlocks(rows, blockTurn) : rows),
+        weight,
+        columnScales,
+      )
     },
   }
 }

@@ -1,6 +1,7 @@
 import { addConstant, type Tensor } from '../graph/graph.ts'
 import { MICROSOFT } from '../graph/onnx.ts'
-import { abs, add, scalar, scale } from './elementwise.ts'
+import { abs, add, multiply, scalar, scale } from './elementwise.ts'
+import { reshape } from './layout.ts'
 import { applyOne, at, dimAt, mismatch, type Operator, requireDType } from './operator.ts'
 import { reduceMax } from './reduce.ts'
 
@@ -169,10 +170,15 @@ export interface QuantisedRows {
   readonly scales: Tensor
 }
 
+/** What 8-bit integers of either sign are scaled with along an axis: max |x| / 127. */
+export function symmetricScales(x: Tensor, axis: number, keepDims = false): Tensor {
+  // the tiny addend keeps zeros from dividing by zero
+  return add(scale(reduceMax(abs(x), [axis], keepDims), 1 / 127), scalar(x, 1e-30))
+}
+
 /** Rounds rows [rows, width] to 8 bits, each by its own largest element. */
 export function quantiseRows(x: Tensor): QuantisedRows {
-  // the tiny addend keeps a row of zeros from dividing by zero
-  const scales = add(scale(reduceMax(abs(x), [1]), 1 / 127), scalar(x, 1e-30))
+  const scales = symmetricScales(x, 1)
   return { values: applyOne(quantiseRowsOperator, [x, scales], {}), scales }
 }
 
@@ -188,6 +194,10 @@ export function matmulRowsInt8(
   const zero = addConstant(values.graph, { dtype: 'uint8', dims: [], data: Uint8Array.of(ZERO) })
   return applyOne(matMulRowsInt8Operator, [values, weight, columnScales, zero], {})
 }
+
+/** x W for rows rounded to 8 bits and an int8 W as in {@link matmulRowsInt8}. */
+export const linearInt8 = ({ values, scales }: QuantisedRows, weight: Tensor, columnScales: Tensor): Tensor =>
+  multiply(matmulRowsInt8({ values }, weight, columnScales), reshape(scales, [dimAt(scales, 0), 1]))
 
 export const quantisedOperators = {
   MatMulBlocks: matMulBlocksOperator,

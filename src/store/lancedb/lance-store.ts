@@ -5,6 +5,7 @@ import { ClaraError } from '../../errors.ts'
 import { Findings } from '../damage.ts'
 import { checkFilter } from '../filter.ts'
 import { SCHEMA_VERSION } from '../schema.ts'
+import { slices } from '../slices.ts'
 import type {
   AddOutcome,
   Candidate,
@@ -429,12 +430,6 @@ export class LanceStore implements Store {
   #checkOpen(): void {
     if (this.#closed) throw new ClaraError('The store is closed.', { hint: 'Open it again.' })
   }
-}
-
-function slices<Item>(items: readonly Item[], size: number): Item[][] {
-  const result: Item[][] = []
-  for (let start = 0; start < items.length; start += size) result.push(items.slice(start, start + size))
-  return result
 }
 
 async function bytesIn(folder: string): Promise<number> {

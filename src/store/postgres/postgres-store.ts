@@ -5,6 +5,7 @@ import { decodeMemory, recordChecksum, rowChecksum } from '../codec.ts'
 import { Findings } from '../damage.ts'
 import { checkFilter } from '../filter.ts'
 import { SCHEMA_VERSION } from '../schema.ts'
+import { slices } from '../slices.ts'
 import type {
   AddOutcome,
   Candidate,
@@ -428,10 +429,4 @@ export class PostgresStore implements Store {
   #checkOpen(): void {
     if (this.#closed) throw new ClaraError('The store is closed.', { hint: 'Open it again.' })
   }
-}
-
-function slices<Item>(items: readonly Item[], size: number): Item[][] {
-  const result: Item[][] = []
-  for (let start = 0; start < items.length; start += size) result.push(items.slice(start, start + size))
-  return result
 }

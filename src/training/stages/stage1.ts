@@ -9,7 +9,7 @@ import {
 } from '../../clara/batch.ts'
 import { float32, type HostTensor } from '../../graph/dtype.ts'
 import type { LoraSize } from '../../lora/adapters.ts'
-import { linearModules } from '../../model/config.ts'
+import { linearWeightNames } from '../../model/config.ts'
 import { frozenWeights } from '../../model/frozen.ts'
 import type { Runtime, Session } from '../../runtime/runtime.ts'
 import type { TrainableModel } from '../model.ts'
@@ -126,17 +126,10 @@ export async function roundedBase({
   runtime,
   base,
 }: Pick<Stage1ModelOptions, 'runtime' | 'base'>): Promise<Map<string, HostTensor>> {
-  const linears = new Map<string, HostTensor>()
-  const others = new Map(base.weights)
-  for (let layer = 0; layer < base.config.num_hidden_layers; layer++) {
-    for (const module of linearModules(base.config).keys()) {
-      const name = `model.layers.${layer}.${module}.weight`
-      const weight = others.get(name)
-      if (weight) linears.set(name, weight)
-      others.delete(name)
-    }
-  }
-  return new Map([...others, ...(await frozenWeights(runtime, linears))])
+  const names = new Set(linearWeightNames(base.config))
+  const linears = [...base.weights].filter(([name]) => names.has(name))
+  const others = [...base.weights].filter(([name]) => !names.has(name))
+  return new Map([...others, ...(await frozenWeights(runtime, new Map(linears)))])
 }
 
 /** The forward pass alone: losses by label for evaluation. */

@@ -1,4 +1,4 @@
-/** `npm run bench -- [engine|weights|large]`: measures, and prints a table or one JSON object. */
+/** `npm run bench -- [engine|weights|large|stages]`: measures, and prints a table or one JSON object. */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -10,10 +10,12 @@ import { weightKinds } from '../src/model/weight-kinds.ts'
 import { measureEngine } from './engine/engine.ts'
 import { fullSizes } from './engine/sizes.ts'
 import { measureLarge } from './large/large.ts'
+import { fullSizes as stagesSizes } from './stages/sizes.ts'
+import { measureStages } from './stages/stages.ts'
 import { rowsOf, showTable, type Target } from './table.ts'
 import { measureWeights, weightsTable } from './weights/weights.ts'
 
-const groups = ['engine', 'weights', 'large'] as const
+const groups = ['engine', 'weights', 'large', 'stages'] as const
 type Group = (typeof groups)[number]
 
 const targets: readonly Target[] = [
@@ -22,6 +24,8 @@ const targets: readonly Target[] = [
   { figure: 'compressor.minCosine', atLeast: 0.99 },
   { figure: 'decode.bandwidthShare', atLeast: 0.4 },
   { figure: 'memory.trainPeakMiB', atMost: 1500 },
+  { figure: 'stages.stage2.overhead', atMost: 1.1 },
+  { figure: 'stages.stage2.compressorRuns', atMost: 0 },
 ]
 
 const usage = `Usage: npm run bench -- [${groups.join('|')}] [--json] [--threads N] [--repetitions N]
@@ -145,6 +149,25 @@ const benchmarks: Readonly<Record<Group, (asked: Arguments, report: Report) => P
       }
     } finally {
       if (cache === undefined) await rm(folder, { recursive: true, force: true })
+    }
+  },
+  async stages({ threads, repetitions }, report) {
+    const work = await mkdtemp(join(tmpdir(), 'clara-stages-'))
+    try {
+      const options = {
+        base: file('models/SmolLM2-135M-Instruct.Q4_1.gguf'),
+        tokenizer: file('models'),
+        pools: file('datasets/hotpotqa.dev.jsonl.gz'),
+        passages: file('datasets/squad.dev.jsonl.gz'),
+        threads,
+        repetitions,
+        sizes: stagesSizes,
+        work,
+      }
+      const figures = await measureStages(options, report)
+      return { figures, shown: showTable(rowsOf(figures, targets)) }
+    } finally {
+      await rm(work, { recursive: true, force: true })
     }
   },
 }

@@ -1,51 +1,94 @@
 import type { Clara } from '../clara/clara.ts'
 import { loadJsonLines } from '../data/jsonl.ts'
 import { poolQuestionSchema } from '../data/schemas.ts'
+import { ClaraError } from '../errors.ts'
 import { indexBm25 } from './bm25.ts'
-import { recallAt } from './metrics.ts'
+import { type JudgedRanking, meanReciprocalRank, recallAt } from './metrics.ts'
 
 export interface RetrievalScores {
-  readonly questions: number
-  /** Share of a question's supporting passages among the first five, mean over questions. */
-  readonly recallAt5: number
+  /** Share of a question's supporting passages among the first one or five, mean over questions. */
   readonly recallAt1: number
+  readonly recallAt5: number
+  /** Mean reciprocal rank of the first supporting passage. */
+  readonly meanReciprocalRank: number
 }
 
-/** Recall of the query reasoner among each question's own candidates, beside BM25 on the same ones. */
+/** Rankings of the same candidates. */
+export interface RetrievalComparison {
+  readonly questions: number
+  /** Memory of the question by the query reasoner; by the compressor where the model has no reasoner. */
+  readonly queryReasoner: RetrievalScores
+  /** Memory of the question by the compressor itself. */
+  readonly compressor: RetrievalScores
+  readonly bm25: RetrievalScores
+}
+
+export interface RetrievalEvaluationOptions {
+  /** Questions, spread over the file; those without a supporting candidate are left out. */
+  readonly count: number
+  /** Text positions per memory token, of questions and passages. Default: the model's own. */
+  readonly rate?: number
+  readonly signal?: AbortSignal | undefined
+  readonly progress?: (done: number, all: number) => void
+}
+
+/** How well the supporting ones are found among each question's own candidates. */
 export async function evaluateRetrieval(
   clara: Clara,
   file: string,
-  count: number,
-  progress?: (done: number, all: number) => void,
-): Promise<{ readonly latent: RetrievalScores; readonly bm25: RetrievalScores }> {
+  options: RetrievalEvaluationOptions,
+): Promise<RetrievalComparison> {
+  const { count, rate, signal, progress } = options
+  const compress = { ...(rate === undefined ? {} : { rate }), ...(signal ? { signal } : {}) }
   const all = await loadJsonLines(file, poolQuestionSchema)
-  const every = Math.max(1, all.length / count)
-  const questions = all
+  const judged = all.filter(({ candidates }) => candidates.some(({ supporting }) => supporting))
+  if (judged.length === 0) {
+    throw new ClaraError(`No question of ${file} has a supporting candidate.`, {
+      expected: 'candidates of which some are marked as supporting',
+    })
+  }
+  const every = Math.max(1, judged.length / count)
+  const questions = judged
     .filter((_, index) => Math.floor(index / every) !== Math.floor((index - 1) / every))
     .slice(0, count)
-  const rankings: { latent: string[]; bm25: string[]; relevant: string[] }[] = []
-  for (const { question, candidates } of questions) {
+  const rankings = {
+    queryReasoner: [] as JudgedRanking[],
+    compressor: [] as JudgedRanking[],
+    bm25: [] as JudgedRanking[],
+  }
+  for (const [done, { question, candidates }] of questions.entries()) {
+    signal?.throwIfAborted()
     const texts = candidates.map(({ title, text }) => (title === '' ? text : `${title}: ${text}`))
-    const [asked] = await clara.compressQuestions([question])
-    const memories = await clara.compressDocuments(texts.map((text) => text.slice(0, 4000)))
-    const scores = memories.map((memory) => (asked ? clara.score(asked, memory) : 0))
-    const lexical = indexBm25(texts).scores(question)
-    const ranked = (of: ArrayLike<number>) =>
-      texts
-        .map((_, index) => index)
-        .sort((a, b) => (of[b] ?? 0) - (of[a] ?? 0) || a - b)
-        .map(String)
-    rankings.push({
-      latent: ranked(scores),
-      bm25: ranked(lexical),
-      relevant: candidates.flatMap(({ supporting }, index) => (supporting ? [String(index)] : [])),
-    })
-    progress?.(rankings.length, questions.length)
+    // far more than a compressor reads
+    const memories = await clara.compressDocuments(
+      texts.map((text) => text.slice(0, 4000)),
+      compress,
+    )
+    const [asked] = await clara.compressQuestions([question], compress)
+    const [compressed] = await clara.compressDocuments([question], compress)
+    const relevant = candidates.flatMap(({ supporting }, index) => (supporting ? [String(index)] : []))
+    const by = (memory: typeof asked) => memories.map((candidate) => (memory ? clara.score(memory, candidate) : 0))
+    rankings.queryReasoner.push({ ranking: ranked(by(asked)), relevant })
+    rankings.compressor.push({ ranking: ranked(by(compressed)), relevant })
+    rankings.bm25.push({ ranking: ranked(indexBm25(texts).scores(question)), relevant })
+    progress?.(done + 1, questions.length)
   }
-  const scores = (kind: 'latent' | 'bm25'): RetrievalScores => {
-    const mean = (k: number) =>
-      rankings.reduce((sum, row) => sum + recallAt(k, row[kind], row.relevant), 0) / rankings.length
-    return { questions: rankings.length, recallAt1: mean(1), recallAt5: mean(5) }
+  return {
+    questions: questions.length,
+    queryReasoner: scoresOf(rankings.queryReasoner),
+    compressor: scoresOf(rankings.compressor),
+    bm25: scoresOf(rankings.bm25),
   }
-  return { latent: scores('latent'), bm25: scores('bm25') }
+}
+
+/** Places by score, the best first, equal ones in their order. */
+const ranked = (scores: ArrayLike<number>): string[] =>
+  Array.from(scores, (_, index) => index)
+    .sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || a - b)
+    .map(String)
+
+function scoresOf(rankings: readonly JudgedRanking[]): RetrievalScores {
+  const recall = (k: number) =>
+    rankings.reduce((sum, { ranking, relevant }) => sum + recallAt(k, ranking, relevant), 0) / rankings.length
+  return { recallAt1: recall(1), recallAt5: recall(5), meanReciprocalRank: meanReciprocalRank(rankings) }
 }

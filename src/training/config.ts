@@ -3,8 +3,8 @@ import { parse as parseYaml } from 'yaml'
 import { z } from 'zod'
 import { ClaraError } from '../errors.ts'
 
-/** Training stages, by the published code's names (DESIGN section 5). */
-export const stageNames = ['stage1', 'stage1_2', 'stage2', 'stage2_pretrain_retrieval', 'stage2_reasoning'] as const
+/** Training stages, by the published code's names (DESIGN section 5), in the order in which they build on each other. */
+export const stageNames = ['stage1', 'stage1_2', 'stage2_pretrain_retrieval', 'stage2', 'stage2_reasoning'] as const
 
 /**
  * What a dataset file is used for. `qa-pairs`: one document's questions and answers in one prompt (stage 1). `answer`: a

@@ -45,6 +45,17 @@ describe('the configurations of several stages', () => {
     })
   })
 
+  it('learn to retrieve before they learn end to end', () => {
+    const section = { steps: 1, data }
+    const stages = { stage2_reasoning: section, stage2: section, stage2_pretrain_retrieval: section, stage1_2: section }
+    expect(composeStages(file({ stages }), schema, 'all.yaml').map(({ stage }) => stage)).toEqual([
+      'stage1_2',
+      'stage2_pretrain_retrieval',
+      'stage2',
+      'stage2_reasoning',
+    ])
+  })
+
   it('take settings from the command line, for all stages or for one', () => {
     const set = [
       'seed=7',

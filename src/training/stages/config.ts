@@ -71,6 +71,12 @@ export const stageConfigSchema = trainingConfigSchema({
   frozenWeights: z.enum(['fp32', 'int8']).optional(),
   /** Of the parameters that `initialise` names, the generator's: taken over, or begun anew. Default: keep. */
   generator: z.enum(['keep', 'fresh']).optional(),
+  /**
+   * Stages 1 and 1_2: what stands in the prompts in the place of the documents. text: what the compressor would have read of
+   * them; empty: nothing. Then no compressor runs and the generator alone learns, from the rows that memory would have: the
+   * controls by which memory is judged. Default: memory. Left out rather than filled in, so that older runs still resume.
+   */
+  background: z.enum(['memory', 'text', 'empty']).optional(),
   /** Stages 2: how questions find their documents. Default: the defaults of its settings. */
   retrieval: retrievalSettings.optional(),
   /** Stages 1 and 1_2: learn from a reader of the full text. Default: not. */
@@ -102,10 +108,15 @@ export const stageConfigSchema = trainingConfigSchema({
   if (config.memoryMode === 'saving' && config.frozenWeights === 'int8') {
     wrong('frozenWeights', "int8 needs memoryMode 'fast': one layer at a time is computed in fp32")
   }
-  if (!learnsCompressor(config.stage)) {
-    if (config.memoryMode === 'saving')
-      wrong('memoryMode', `the stage '${config.stage}' has no saving mode: use 'fast'`)
-    if (config.distillation) wrong('distillation', "only the stages 'stage1' and 'stage1_2' distil")
+  const control = !readsMemory(config)
+  if (control && !isCompressorStage(config.stage)) {
+    wrong('background', `the stage '${config.stage}' reads memory: only 'stage1' and 'stage1_2' can do without`)
+  }
+  if (!learnsCompressor(config)) {
+    const who = control ? `the background '${config.background}'` : `the stage '${config.stage}'`
+    if (config.memoryMode === 'saving') wrong('memoryMode', `${who} has no saving mode: use 'fast'`)
+    if (config.distillation)
+      wrong('distillation', "only the stages 'stage1' and 'stage1_2' distil, from text into memory")
   }
   if (config.distillation && config.memoryMode === 'saving') wrong('distillation', "needs memoryMode 'fast'")
   const { retrieval } = config
@@ -134,8 +145,16 @@ export const stageConfigSchema = trainingConfigSchema({
 
 export type StageConfig = z.output<typeof stageConfigSchema>
 
-/** Whether the compressor learns in a stage; in the others it is frozen, so that stored memory stays valid. */
-export const learnsCompressor = (stage: StageConfig['stage']): boolean => stage === 'stage1' || stage === 'stage1_2'
+/** Whether a stage is there for the compressor; in the others it is frozen, so that stored memory stays valid. */
+export const isCompressorStage = (stage: StageConfig['stage']): boolean => stage === 'stage1' || stage === 'stage1_2'
+
+/** Whether memory stands in the prompts; otherwise the run is a control. */
+export const readsMemory = ({ background = 'memory' }: Pick<StageConfig, 'background'>): boolean =>
+  background === 'memory'
+
+/** Whether the compressor learns in a run. */
+export const learnsCompressor = (config: Pick<StageConfig, 'stage' | 'background'>): boolean =>
+  isCompressorStage(config.stage) && readsMemory(config)
 
 /** The settings of retrieval with all defaults filled in. */
 export const retrievalOf = ({ retrieval }: Pick<StageConfig, 'retrieval'>): RetrievalSettings =>

@@ -11,7 +11,7 @@ import { float32, type HostTensor } from '../../graph/dtype.ts'
 import { initialAdapter, type Role } from '../../lora/adapters.ts'
 import { readBestCheckpoint, readLastCheckpoint, stoppedEarly } from '../checkpoint.ts'
 import { checkConfig } from '../config.ts'
-import { learnsCompressor, type StageConfig, stageConfigSchema } from './config.ts'
+import { isCompressorStage, type StageConfig, stageConfigSchema } from './config.ts'
 import { readFrozen } from './frozen-parameters.ts'
 import { stageIdf, stageMaterial } from './material.ts'
 
@@ -45,7 +45,7 @@ export function startParameters(
   const parameters = initialParameters(config, base.config, memoryRows, base.embeddingNorm)
   const taken = (name: string) => !(config.generator === 'fresh' && name.includes('.decoder_adapter.'))
   if (start) takeParameters(start, parameters, taken)
-  if (learnsCompressor(config.stage)) return parameters
+  if (isCompressorStage(config.stage)) return parameters
   const reasoner = [...parameters].filter(([name]) => isOf('encoder_adapter', name))
   for (const [name, { dims, data }] of reasoner) {
     const own = name.replace('.encoder_adapter.', '.query_reasoner_adapter.')

@@ -55,6 +55,7 @@ export async function stageTools(config: StageConfig, readBase = loadBase): Prom
     maxLength: config.maxLength,
     questionsPerRow: config.questionsPerRow,
     ...(config.distillation ? { withText: true } : {}),
+    ...(config.background ? { background: config.background } : {}),
   })
   return {
     base,

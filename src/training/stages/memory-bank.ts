@@ -135,19 +135,23 @@ export async function openMemoryBank(options: MemoryBankOptions): Promise<Memory
   return bank
 }
 
-async function openCompressor({ model, rate }: MemoryBankOptions): Promise<Encoder> {
+/** The compressor, or the query reasoner, as it is now: a forward pass at fp32. */
+export async function openCompressor(
+  { model, rate }: Pick<MemoryBankOptions, 'model' | 'rate'>,
+  role: 'encoder_adapter' | 'query_reasoner_adapter' = 'encoder_adapter',
+): Promise<Encoder> {
   const { runtime, base, lora, pooling, parameters } = model
-  const role = await inferenceRole({
+  const prepared = await inferenceRole({
     runtime,
     base,
     adapters: parameters,
-    role: 'encoder_adapter',
+    role,
     size: lora,
     layers: compressorLayers(base, pooling),
     kind: 'fp32',
     head: false,
   })
-  return openEncoder({ ...model, role, pooling: { ...pooling, rate } })
+  return openEncoder({ ...model, role: prepared, pooling: { ...pooling, rate } })
 }
 
 /** What the compressor reads is all that a memory depends on beside the compressor. */

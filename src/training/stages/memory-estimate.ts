@@ -54,7 +54,7 @@ export interface EstimatedGraphs {
  * evaluates with the same graphs.
  */
 export function estimateMemory(
-  config: Pick<StageConfig, 'stage' | 'compressor'>,
+  config: Pick<StageConfig, 'stage' | 'background' | 'compressor'>,
   { config: model, vocabulary }: Pick<BaseModel, 'config' | 'vocabulary'>,
   { training, evaluation }: EstimatedGraphs,
   sizes: readonly Dims[],
@@ -69,7 +69,7 @@ export function estimateMemory(
   const results = largest(training.graph)
   const evaluated = evaluation === undefined ? 0 : weightUseBytes(evaluation) + largest(evaluation)
   const fast = common + weightUseBytes(training.graph) + ARENA * results + evaluated
-  if (!learnsCompressor(config.stage)) return { fast: fast / MEBIBYTE }
+  if (!learnsCompressor(config)) return { fast: fast / MEBIBYTE }
   const compressorLayers = config.compressor.compressorLayers ?? layers
   const states = Math.max(
     ...sizes.map((dims) => {

@@ -60,7 +60,7 @@ export async function packRun({
 
 /** What a model consists of beside what its run learned. */
 async function beside(config: StageConfig, runFolder: string) {
-  if (learnsCompressor(config.stage)) {
+  if (learnsCompressor(config)) {
     const material = await stageMaterial(config)
     return { base: material.base, idf: stageIdf(config, material), frozen: [] }
   }

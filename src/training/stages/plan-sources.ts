@@ -54,6 +54,19 @@ export async function stage1Steps(config: StageConfig, tools: StageTools): Promi
   }
 }
 
+/** Stages 1 and 1_2 without memory. */
+export async function controlSteps(config: StageConfig, tools: StageTools): Promise<StepSource<StageBatch>> {
+  const { batches, counts } = await stageBatches(config, tools.optionsAt)
+  const shape = stageShape(config, tools, undefined)
+  return {
+    graphOf: ({ int8, withGradients }) => readingGraph({ ...graphOptions(shape), int8 }, withGradients),
+    batches,
+    counts,
+    feeds: ({ rows }) => withDropout(readingFeeds({ memories: [], rows }, shape, 1), config, tools),
+    samplesOf: ({ rows }) => rows.length,
+  }
+}
+
 /** The settings of distillation with the teacher's shape, without its numbers. */
 async function distillationShape({ distillation }: StageConfig): Promise<DistillationOptions | undefined> {
   if (!distillation) return undefined

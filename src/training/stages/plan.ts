@@ -3,10 +3,10 @@ import type { BaseModel, LoadBaseOptions } from '../../clara/base.ts'
 import { parseDecoderConfig } from '../../model/config.ts'
 import type { DataFile } from '../config.ts'
 import { type Dims, dimsOf, flopsOf } from '../estimate.ts'
-import { learnsCompressor, type StageConfig } from './config.ts'
+import { isCompressorStage, readsMemory, type StageConfig } from './config.ts'
 import { type StageTools, stageTools } from './material.ts'
 import { chooseMemoryMode, estimateMemory, type MemoryEstimate, parametersByRole } from './memory-estimate.ts'
-import { reasoningSteps, retrievalSteps, type StepSource, stage1Steps } from './plan-sources.ts'
+import { controlSteps, reasoningSteps, retrievalSteps, type StepSource, stage1Steps } from './plan-sources.ts'
 
 /** What a run will do, known before it starts. */
 export interface RunPlan {
@@ -36,7 +36,10 @@ const LOOKED_AT = 60
  */
 export async function planStage(config: StageConfig): Promise<RunPlan> {
   const tools = await stageTools(config, shapeOfBase)
-  if (learnsCompressor(config.stage)) return await planFrom(config, tools, await stage1Steps(config, tools))
+  if (isCompressorStage(config.stage)) {
+    const steps = readsMemory(config) ? stage1Steps : controlSteps
+    return await planFrom(config, tools, await steps(config, tools))
+  }
   return config.stage === 'stage2_reasoning'
     ? await planFrom(config, tools, await reasoningSteps(config, tools))
     : await planFrom(config, tools, await retrievalSteps(config, tools))

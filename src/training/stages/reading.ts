@@ -91,20 +91,24 @@ export async function openReading(
 
 /** The forward pass alone, without dropout and in fp32. */
 export async function openReadingEvaluation(options: Stage1ModelOptions): Promise<{
-  /** `loss` (the mean over the batch's labels), `nll`, `logits`. */
+  /** Mean negative log-likelihood of all labels, in nats. */
+  loss(batch: ReadingBatch): Promise<number>
+  /** `loss`, `nll`, `logits`. */
   outputs(batch: ReadingBatch): Promise<Record<string, HostTensor>>
   close(): Promise<void>
 }> {
   const evaluation = readingGraph(graphOptions(options), false)
   const session = await options.runtime.open(evaluation.model, options.base.weights)
+  const run = (batch: ReadingBatch, fetch?: readonly string[]) => {
+    const feeds = readingFeeds(batch, options, 1 / Math.max(1, readingLabels(batch)))
+    for (const name of [...evaluation.parameters, ...evaluation.frozen]) {
+      feeds[name] = parameterOf(options.parameters, name)
+    }
+    return session.run(feeds, fetch ? { fetch } : {})
+  }
   return {
-    outputs(batch) {
-      const feeds = readingFeeds(batch, options, 1 / Math.max(1, readingLabels(batch)))
-      for (const name of [...evaluation.parameters, ...evaluation.frozen]) {
-        feeds[name] = parameterOf(options.parameters, name)
-      }
-      return session.run(feeds)
-    },
+    loss: async (batch) => Number((await run(batch, ['loss']))['loss']?.data[0]),
+    outputs: (batch) => run(batch),
     close: () => session.close(),
   }
 }

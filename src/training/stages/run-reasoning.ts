@@ -114,14 +114,14 @@ async function evaluation(
 ) {
   if (files.length === 0) return undefined
   const chosen = files.flatMap((reasonings) => reasonings.slice(0, samples))
-  const { outputs } = await openReadingEvaluation(model)
+  const reading = await openReadingEvaluation(model)
   return async () => {
     let sum = 0
     let labels = 0
     for (let start = 0; start < chosen.length; start += batchSize) {
       const batch = await assemble(chosen.slice(start, start + batchSize))
       const count = readingLabels(batch)
-      sum += Number((await outputs(batch))['loss']?.data[0]) * count
+      sum += (await reading.loss(batch)) * count
       labels += count
     }
     return { loss: sum / labels }

@@ -2,13 +2,14 @@ import { openRuntime } from '../../runtime/runtime.ts'
 import type { TrainableModel } from '../model.ts'
 import { recordRun } from '../run-folder.ts'
 import { type TrainingProgress, type TrainingResult, train } from '../trainer.ts'
-import { learnsCompressor, type StageConfig } from './config.ts'
+import { isCompressorStage, readsMemory, type StageConfig } from './config.ts'
 import { openDistillation } from './distillation.ts'
 import { type ControlBatches, controlBatches, meanLoss } from './evaluation.ts'
 import { readStart, startParameters } from './initialise.ts'
 import { openStage1Layerwise } from './layerwise.ts'
 import { stageIdf, stageMaterial } from './material.ts'
 import { memoryModeOf } from './plan.ts'
+import { runControl } from './run-control.ts'
 import { runReasoning } from './run-reasoning.ts'
 import { runRetrieval } from './run-retrieval.ts'
 import type { SampleOptions } from './samples.ts'
@@ -34,9 +35,10 @@ export interface StageResult extends TrainingResult {
 /** Trains a stage as a configuration says: reads base, tokenizer and data, then hands over to the trainer. */
 export async function runStage(options: StageRunOptions): Promise<StageResult> {
   const { stage } = options.config
-  if (learnsCompressor(stage)) return await runStage1(options)
+  if (isCompressorStage(stage) && readsMemory(options.config)) return await runStage1(options)
   // there is one mode only, but a budget that it passes is told before hours of compression
   await memoryModeOf(options.config)
+  if (isCompressorStage(stage)) return await runControl(options)
   return stage === 'stage2_reasoning' ? await runReasoning(options) : await runRetrieval(options)
 }
 

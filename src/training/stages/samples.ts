@@ -32,6 +32,8 @@ export interface SampleOptions {
   readonly questionsPerRow: number
   /** Whether samples also have their prompts with the documents' text (distillation). Default: false. */
   readonly withText?: boolean
+  /** What stands in the prompts in the place of the documents. Default: memory. */
+  readonly background?: 'memory' | 'text' | 'empty'
 }
 
 export interface QuestionAnswer {
@@ -85,6 +87,7 @@ export function chunkPassage(passage: TrainingPassage, options: SampleOptions): 
 
 /** Documents and one row that reads them; document numbers in the row count from `firstDocument`. */
 export interface Sample {
+  /** To be compressed: none where the row reads no memory. */
   readonly documents: readonly EncodedDocument[]
   readonly row: GeneratorRow
   /** The same prompts with the text, as far as the compressor read it, in the place of the memory. */
@@ -104,22 +107,24 @@ function sampleOf(
   firstDocument: number,
   turns: (slots: readonly PromptText[]) => readonly Turn[],
 ): Sample {
-  const { tokenizer, maxLength } = options
+  const { tokenizer, maxLength, background = 'memory' } = options
   const packed = (slots: readonly PromptText[], numbers: readonly number[]) =>
     packPrompts(
       turns(slots).map(({ messages, answer }) => trainingPrompt(tokenizer, messages, answer, maxLength)),
       numbers,
     )
+  const texts = () =>
+    documents.map(({ ids, text }, index) =>
+      textSlot(tokenizer.decode(ids.slice(...text)), index === documents.length - 1),
+    )
+  if (background !== 'memory') return { documents: [], row: packed(background === 'text' ? texts() : [], []) }
   const slots = documents.map((document) => slotOf(document, options))
   const row = packed(
     slots,
     documents.map((_, index) => firstDocument + index),
   )
   if (!options.withText) return { documents, row }
-  const texts = documents.map(({ ids, text }, index) =>
-    textSlot(tokenizer.decode(ids.slice(...text)), index === documents.length - 1),
-  )
-  return { documents, row, textRow: packed(texts, []) }
+  return { documents, row, textRow: packed(texts(), []) }
 }
 
 /** Answers to several questions over the same documents, packed into one row. */

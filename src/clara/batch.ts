@@ -1,7 +1,7 @@
-import { ClaraError } from '../errors.ts'
 import { float32, type HostTensor, int64 } from '../graph/dtype.ts'
 import type { DecoderConfig } from '../model/config.ts'
 import type { CompressorConfig } from './config.ts'
+import { type WindowOptions, windows } from './windows.ts'
 
 /** Added to the score of a pair of positions that may not see each other. */
 const HIDDEN = -1e9
@@ -23,14 +23,8 @@ export interface CompressorBatch {
   readonly memoryCounts: readonly number[]
 }
 
-export interface PoolingOptions {
+export interface PoolingOptions extends WindowOptions {
   readonly config: CompressorConfig
-  /** Text positions per memory token, where their number is proportional. */
-  readonly rate: number
-  /** Memory tokens per document, where their number is fixed. */
-  readonly fixedCount: number
-  /** Rarity of every token (memory 'salient'). */
-  readonly idf?: Float32Array | undefined
   /** Positions that the documents count as, which end with the last (see {@link fixedWidth}). Default: those of the longest. */
   readonly width?: number | undefined
 }
@@ -121,27 +115,6 @@ function memoryTokenFeeds(
   }
 }
 
-/** Windows [start, end) of a text of `length` tokens. */
-export function windows(length: number, { config, rate, fixedCount }: PoolingOptions): [start: number, end: number][] {
-  if (config.proportional) {
-    if (!(rate >= 1 && Number.isFinite(rate))) {
-      throw new ClaraError('The compression rate is out of range.', {
-        expected: 'a number of at least 1, the text positions per memory token',
-        received: String(rate),
-      })
-    }
-    const count = Math.max(1, Math.ceil(length / rate))
-    return Array.from({ length: count }, (_, index) => [
-      Math.floor(index * rate),
-      Math.min(length, Math.floor((index + 1) * rate)),
-    ])
-  }
-  return Array.from({ length: fixedCount }, (_, index) => {
-    const start = Math.floor((index * length) / fixedCount)
-    return [start, Math.max(start + 1, Math.floor(((index + 1) * length) / fixedCount))]
-  })
-}
-
 function windowFeeds(
   documents: readonly EncodedDocument[],
   starts: readonly number[],
@@ -153,7 +126,7 @@ function windowFeeds(
     const first = (starts[row] ?? 0) + from
     // an empty document still gets memory: that of its <ENC><bos><eos>
     const length = Math.max(1, to - from)
-    const list = windows(length, options)
+    const list = windows(document.ids.slice(from, from + length), options)
     for (const [start, end] of list) {
       const offsets = Array.from({ length: end - start }, (_, index) => start + index)
       all.push({

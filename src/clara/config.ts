@@ -23,6 +23,10 @@ export const compressorConfig = z
       .boolean()
       .default(false)
       .describe('Scale every memory token to the mean norm of the input embeddings'),
+    windows: z
+      .enum(['even', 'salient'])
+      .optional()
+      .describe("Windows of 'salient' memory: of one length, or each around one of the rarest tokens. Default: even"),
     similarity: z
       .enum(['flat', 'maxsim'])
       .default('flat')
@@ -41,6 +45,10 @@ export const compressorConfig = z
     message:
       "memory 'tokens' has a fixed number of memory tokens: use 'mean' or 'salient' for memory in proportion to the length",
     path: ['proportional'],
+  })
+  .refine((config) => config.windows !== 'salient' || (config.memory === 'salient' && config.proportional), {
+    message: "windows around the rarest tokens need memory 'salient' in proportion to the length (proportional: true)",
+    path: ['windows'],
   })
 
 export type CompressorConfig = z.infer<typeof compressorConfig>

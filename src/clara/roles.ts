@@ -15,6 +15,7 @@ import { embeddingTable } from './network.ts'
 import { openStackedEncoder, openStackedGenerator } from './stacked.ts'
 import { storeBase } from './stored-base.ts'
 import { isStacked } from './stored-model.ts'
+import { digitsOf } from './windows.ts'
 
 /** Longest sequence that the generator is opened for. */
 const MAX_POSITIONS = 4096
@@ -112,6 +113,7 @@ function encoderOptions({ base, config, parameters, tokenizer, idf, memoryTokens
       rate: config.compr_rate,
       fixedCount: memoryLength(config),
       idf,
+      isDigits: digitsOf(tokenizer),
       width: fixedWidth(base.config, config.doc_max_length, memoryLength(config)),
     },
     memoryTokens,

@@ -2,6 +2,7 @@ import { type EncodedDocument, fixedWidth, type GeneratorRow, packPrompts } from
 import { loraSize, memoryLength } from '../clara/config.ts'
 import type { ClaraModel } from '../clara/model.ts'
 import { fullTextPrompt, noMemoryPrompt, trainingPrompt } from '../clara/prompts.ts'
+import { digitsOf } from '../clara/windows.ts'
 import { openRuntime } from '../runtime/runtime.ts'
 import { openReadingEvaluation } from '../training/stages/reading.ts'
 import { answerSample, encodeText, type SampleOptions } from '../training/stages/samples.ts'
@@ -103,6 +104,7 @@ function shapeOf(model: ClaraModel): Omit<Stage1ModelOptions, 'runtime' | 'param
       config: config.compressor,
       fixedCount,
       idf,
+      isDigits: digitsOf(tokenizer),
       width: fixedWidth(base.config, config.doc_max_length, fixedCount),
     },
     memoryTokens,

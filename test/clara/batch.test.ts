@@ -6,7 +6,6 @@ import {
   generatorBatch,
   type PoolingOptions,
   packPrompts,
-  windows,
 } from '../../src/clara/batch.ts'
 import { compressorConfig } from '../../src/clara/config.ts'
 import { answerPrompt, documentSlot, trainingPrompt } from '../../src/clara/prompts.ts'
@@ -17,7 +16,6 @@ import { openStage1Evaluation } from '../../src/training/stages/stage1.ts'
 import { tinyModel, tinyTexts } from './tiny.ts'
 
 const proportional = compressorConfig.parse({ memory: 'mean', proportional: true, similarity: 'maxsim' })
-const fixed = compressorConfig.parse({ memory: 'mean' })
 const numbers = (tensor: HostTensor | undefined) => Array.from(tensor?.data ?? [], Number)
 
 /** A document of `length` text tokens: two before the text and one behind it. */
@@ -25,54 +23,6 @@ const documentOf = (length: number, firstId = 100): EncodedDocument => ({
   ids: [1, 2, ...Array.from({ length }, (_, index) => firstId + index), 3],
   text: [2, 2 + length],
   memoryTokens: 0,
-})
-
-describe('windows', () => {
-  const lengths = fc.integer({ min: 1, max: 400 })
-
-  test('in proportion to the length cut it into one stretch after the other, the last perhaps short', () => {
-    const rates = fc.oneof(fc.integer({ min: 1, max: 64 }), fc.double({ min: 1, max: 64, noNaN: true }))
-    fc.assert(
-      fc.property(lengths, rates, (length, rate) => {
-        const list = windows(length, { config: proportional, rate, fixedCount: 7 })
-        expect(list).toHaveLength(Math.ceil(length / rate))
-        list.forEach(([start, end], index) => {
-          expect(start).toBe(index === 0 ? 0 : list[index - 1]?.[1])
-          expect(end - start).toBeGreaterThanOrEqual(1)
-          expect(end - start).toBeLessThanOrEqual(Math.ceil(rate))
-        })
-        expect(list.at(-1)?.[1]).toBe(length)
-      }),
-    )
-    expect(windows(10, { config: proportional, rate: 4, fixedCount: 1 })).toEqual([
-      [0, 4],
-      [4, 8],
-      [8, 10],
-    ])
-  })
-
-  test('of a fixed number share the text evenly, and repeat tokens of a text that has too few', () => {
-    fc.assert(
-      fc.property(lengths, fc.integer({ min: 1, max: 64 }), (length, fixedCount) => {
-        const list = windows(length, { config: fixed, rate: 4, fixedCount })
-        expect(list).toHaveLength(fixedCount)
-        const sizes = list.map(([start, end]) => end - start)
-        for (const [start, end] of list) expect(0 <= start && start < end && end <= length).toBe(true)
-        expect(Math.max(...sizes) - Math.min(...sizes)).toBeLessThanOrEqual(1)
-        const covered = new Set(
-          list.flatMap(([start, end]) => Array.from({ length: end - start }, (_, at) => start + at)),
-        )
-        if (length >= fixedCount) expect(sizes.reduce((sum, size) => sum + size, 0)).toBe(length)
-        expect(covered.size).toBe(Math.min(length, Math.max(fixedCount, covered.size)))
-      }),
-    )
-  })
-
-  test('need a rate of at least one', () => {
-    for (const rate of [0, 0.5, -4, Number.NaN, Number.POSITIVE_INFINITY]) {
-      expect(() => windows(10, { config: proportional, rate, fixedCount: 1 })).toThrow(/compression rate .*at least 1/s)
-    }
-  })
 })
 
 describe('a batch of documents', () => {

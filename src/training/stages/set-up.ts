@@ -1,4 +1,5 @@
 import { fixedWidth } from '../../clara/batch.ts'
+import { digitsOf } from '../../clara/windows.ts'
 import type { HostTensor } from '../../graph/dtype.ts'
 import type { Runtime } from '../../runtime/runtime.ts'
 import type { StageConfig } from './config.ts'
@@ -36,6 +37,7 @@ export const stageShape = (
     config: config.compressor,
     fixedCount,
     idf,
+    isDigits: digitsOf(tokenizer),
     width: fixedWidth(base.config, config.docMaxLength, fixedCount),
   },
   memoryTokens,

@@ -1,4 +1,4 @@
-/** `npm run bench -- [engine|weights|large|stages]`: measures, and prints a table or one JSON object. */
+/** `npm run bench -- [engine|weights|large|stages|store|ingest]`: measures, and prints a table or one JSON object. */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,13 +9,17 @@ import { ClaraError } from '../src/errors.ts'
 import { weightKinds } from '../src/model/weight-kinds.ts'
 import { measureEngine } from './engine/engine.ts'
 import { fullSizes } from './engine/sizes.ts'
+import { measureIngest } from './ingest/ingest.ts'
+import { fullIngestSizes } from './ingest/sizes.ts'
 import { measureLarge } from './large/large.ts'
 import { fullSizes as stagesSizes } from './stages/sizes.ts'
 import { measureStages } from './stages/stages.ts'
+import { fullStoreSizes } from './store/sizes.ts'
+import { measureStore } from './store/store.ts'
 import { rowsOf, showTable, type Target } from './table.ts'
 import { measureWeights, weightsTable } from './weights/weights.ts'
 
-const groups = ['engine', 'weights', 'large', 'stages'] as const
+const groups = ['engine', 'weights', 'large', 'stages', 'store', 'ingest'] as const
 type Group = (typeof groups)[number]
 
 const targets: readonly Target[] = [
@@ -26,6 +30,14 @@ const targets: readonly Target[] = [
   { figure: 'memory.trainPeakMiB', atMost: 1500 },
   { figure: 'stages.stage2.overhead', atMost: 1.1 },
   { figure: 'stages.stage2.compressorRuns', atMost: 0 },
+  { figure: 'store.recallAt10OfExact', atLeast: 0.95 },
+  { figure: 'store.bruteForceOverSearch', atLeast: 20 },
+  { figure: 'store.growth', atMost: 4 },
+  { figure: 'store.bytesPerChunk', atMost: 0.3 },
+  { figure: 'store.int8LossChange', atMost: 0.01 },
+  { figure: 'ingest.overhead', atMost: 0.1 },
+  { figure: 'ingest.peakRatio', atMost: 1.15 },
+  { figure: 'ingest.secondOverFirst', atMost: 0.02 },
 ]
 
 const usage = `Usage: npm run bench -- [${groups.join('|')}] [--json] [--threads N] [--repetitions N]
@@ -108,6 +120,10 @@ interface Measured {
 
 const file = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url))
 
+/** Questions with candidate passages, of all sources. */
+const pools = (part: 'train' | 'dev') =>
+  ['hotpotqa', 'nq', '2wiki', 'musique'].map((name) => file(`datasets/${name}.${part}.jsonl.gz`))
+
 const benchmarks: Readonly<Record<Group, (asked: Arguments, report: Report) => Promise<Measured>>> = {
   async engine({ threads, repetitions }, report) {
     const options = {
@@ -149,6 +165,34 @@ const benchmarks: Readonly<Record<Group, (asked: Arguments, report: Report) => P
       }
     } finally {
       if (cache === undefined) await rm(folder, { recursive: true, force: true })
+    }
+  },
+  async store({ threads }, report) {
+    const work = await mkdtemp(join(tmpdir(), 'clara-store-'))
+    try {
+      const options = {
+        model: embeddedModel(),
+        train: pools('train'),
+        dev: pools('dev'),
+        passages: file('datasets/squad.dev.jsonl.gz'),
+        threads,
+        work,
+        sizes: fullStoreSizes,
+      }
+      const figures = await measureStore(options, report)
+      return { figures, shown: showTable(rowsOf(figures, targets)) }
+    } finally {
+      await rm(work, { recursive: true, force: true })
+    }
+  },
+  async ingest({ threads }, report) {
+    const work = await mkdtemp(join(tmpdir(), 'clara-ingest-'))
+    try {
+      const options = { model: embeddedModel(), train: pools('train'), threads, work, sizes: fullIngestSizes }
+      const figures = await measureIngest({ ...options, shape: [32, 576] }, report)
+      return { figures, shown: showTable(rowsOf(figures, targets)) }
+    } finally {
+      await rm(work, { recursive: true, force: true })
     }
   },
   async stages({ threads, repetitions }, report) {

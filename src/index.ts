@@ -18,14 +18,39 @@ export type {
   Added,
   AddFilesOptions,
   AddOptions,
+  AddProgress,
   Answer,
   AskOptions,
   ChatOptions,
+  FileProgress,
   FilesAdded,
   KnowledgeBaseOptions,
   Synced,
 } from './knowledge/options.ts'
+export type { MemoryKind } from './knowledge/place.ts'
 export type { SearchOptions, Source } from './knowledge/search.ts'
 export type { KnowledgeStats } from './knowledge/stats.ts'
 export type { SamplingOptions } from './model/sampling.ts'
-export type { JsonValue, RowFilter } from './store/store.ts'
+export type { LanceStoreOptions } from './store/lancedb/driver.ts'
+export { openLanceStore } from './store/lancedb/driver.ts'
+export { openInMemoryStore } from './store/memory.ts'
+export type { PostgresStoreOptions } from './store/postgres/driver.ts'
+export { openPostgresStore } from './store/postgres/driver.ts'
+export type {
+  AddOutcome,
+  Candidate,
+  Condition,
+  DocumentRecord,
+  JsonValue,
+  MemoryCandidate,
+  RowFilter,
+  Scalar,
+  Store,
+  StoreDescription,
+  StoredMemory,
+  StoreRow,
+  StoreStats,
+  TextSearchOptions,
+  VectorSearchOptions,
+  Verification,
+} from './store/store.ts'

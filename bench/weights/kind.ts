@@ -18,7 +18,7 @@ import { inTurn, median } from '../measure.ts'
 import { peakMiB } from '../peak.ts'
 import type { KindFigures, WeightsOptions } from './weights.ts'
 
-interface Question {
+export interface Question {
   readonly text: string
   readonly question: string
   readonly answer: string
@@ -51,7 +51,10 @@ export async function measureKind(options: WeightsOptions & { readonly kind: Wei
 }
 
 /** The first question of passages, each of another one. */
-async function readQuestions({ passages, documents }: WeightsOptions): Promise<Question[]> {
+export async function readQuestions({
+  passages,
+  documents,
+}: Pick<WeightsOptions, 'passages' | 'documents'>): Promise<Question[]> {
   const questions: Question[] = []
   for await (const { text, qa } of readJsonLines(passages, passageSchema)) {
     const [first] = qa
@@ -63,7 +66,7 @@ async function readQuestions({ passages, documents }: WeightsOptions): Promise<Q
 }
 
 /** Mean loss of all answers' tokens, one after the other behind the prompt. */
-async function meanLoss(
+export async function meanLoss(
   { tokenizer, config, base, firstMemoryToken, memoryTokens }: ClaraModel,
   { generator }: Roles,
   questions: readonly Question[],

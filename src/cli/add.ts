@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { addProgress, fileFlags, modelFlags, printAdded, storeFlags, withKnowledge } from './knowledge.ts'
+import { addProgress, fileFlags, modelFacts, modelFlags, printAdded, storeFlags, withKnowledge } from './knowledge.ts'
 import { settingsSchema } from './settings.ts'
 import type { VerbContext } from './verb.ts'
 
@@ -34,15 +34,26 @@ export async function run(values: z.infer<typeof options>, context: VerbContext)
   const { inputs, store, overlap } = values
   const { signal } = context
   const reading = readingOptions(values)
-  const result = await withKnowledge(values, context, async (knowledge) => {
-    const onProgress = addProgress(context, await measureInputs(inputs, reading, signal))
-    return knowledge.addFiles(inputs, { ...reading, overlap, signal, onProgress }).catch((error: unknown) => {
-      if (signal.aborted) context.note('What was stored is kept: the same command goes on from there.')
-      throw error
-    })
-  })
+  const result =
+    (await unchanged(values, context)) ??
+    (await withKnowledge(values, context, async (knowledge) => {
+      const onProgress = addProgress(context, await measureInputs(inputs, reading, signal))
+      return knowledge.addFiles(inputs, { ...reading, overlap, signal, onProgress }).catch((error: unknown) => {
+        if (signal.aborted) context.note('What was stored is kept: the same command goes on from there.')
+        throw error
+      })
+    }))
   printAdded(result, store, context)
   context.report({ store, ...result })
+}
+
+/** What adding files reports that are all as they were: no model is loaded for them. */
+async function unchanged(values: z.infer<typeof options>, context: VerbContext) {
+  const facts = values.memory === undefined ? await modelFacts(values) : undefined
+  if (facts === undefined) return undefined
+  const { addWithoutModel } = await import('../knowledge/unchanged.ts')
+  const { inputs, store, overlap } = values
+  return addWithoutModel(store, inputs, { ...readingOptions(values), overlap, signal: context.signal }, facts)
 }
 
 export function readingOptions(values: Omit<z.infer<typeof options>, 'store' | 'memory'>) {

@@ -13,14 +13,9 @@ export const options = z.strictObject({
 export const positionals = ['file']
 
 export async function run({ file, store: place }: z.infer<typeof options>, context: VerbContext): Promise<void> {
-  const [{ openStore }, { importStore, readExport }] = await Promise.all([
-    import('../knowledge/place.ts'),
-    import('../store/parquet.ts'),
-  ])
-  const { description } = await readExport(file)
-  await using store = await openStore(place, description)
+  const { importInto } = await import('../knowledge/transfer.ts')
   context.status('reading')
-  const chunks = store === undefined ? 0 : await importStore(store, file)
+  const chunks = await importInto(place, file)
   context.print(`${chunks} passages of ${printable(file)} are in ${printable(place)}.`)
   context.report({ store: place, file, chunks })
 }

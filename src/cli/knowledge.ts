@@ -2,6 +2,7 @@ import { z } from 'zod'
 import type { KnowledgeBase } from '../knowledge/knowledge-base.ts'
 import type { Answer, AskOptions, FileProgress, FilesAdded } from '../knowledge/options.ts'
 import type { Source } from '../knowledge/search.ts'
+import type { ModelFacts } from '../knowledge/unchanged.ts'
 import { parseFilter } from './filter.ts'
 import { settingsSchema } from './settings.ts'
 import { printable, wrap } from './terminal.ts'
@@ -58,6 +59,20 @@ export async function withKnowledge<Result>(
   const memory = values.memory === undefined ? {} : { memory: values.memory }
   await using knowledge = await KnowledgeBase.open(values.store, { clara, ...memory })
   return await run(knowledge)
+}
+
+/**
+ * What is known of the model that the flags name without loading it; undefined where that takes as long as loading it.
+ * @throws ClaraError when it is no model.
+ */
+export async function modelFacts(values: Values<typeof modelFlags>): Promise<ModelFacts | undefined> {
+  const [{ inspectModel }, { embeddedModel }] = await Promise.all([
+    import('../clara/inspect.ts'),
+    import('../clara/model.ts'),
+  ])
+  const { fingerprint, settings } = await inspectModel(values.model ?? embeddedModel(), { base: values.base })
+  const docMaxLength = settings?.doc_max_length
+  return fingerprint === undefined || typeof docMaxLength !== 'number' ? undefined : { fingerprint, docMaxLength }
 }
 
 /** @throws ClaraError when there is nothing to search: said before a model is loaded. */

@@ -1,6 +1,7 @@
 import { z } from 'zod'
+import type { Synced } from '../knowledge/options.ts'
 import * as add from './add.ts'
-import { addProgress, printAdded, withKnowledge } from './knowledge.ts'
+import { addProgress, modelFacts, printAdded, withKnowledge } from './knowledge.ts'
 import { printable } from './terminal.ts'
 import type { VerbContext } from './verb.ts'
 
@@ -18,14 +19,21 @@ export async function run(values: z.infer<typeof options>, context: VerbContext)
   const { inputs, store, overlap, watch } = values
   const { signal } = context
   const reading = add.readingOptions(values)
+  const print = (result: Synced) => {
+    printAdded(result, store, context)
+    const { documents, chunks } = result.removed
+    if (documents > 0) context.print(`${documents} documents whose files are gone, ${chunks} passages, were removed.`)
+    return result
+  }
+  const done = watch ? undefined : await unchanged(values, context)
+  if (done !== undefined) {
+    context.report({ store, ...print(done) })
+    return
+  }
   await withKnowledge(values, context, async (knowledge) => {
     const sync = async (some: readonly string[]) => {
       const onProgress = addProgress(context, await measureInputs(some, reading, signal))
-      const result = await knowledge.sync(some, { ...reading, overlap, signal, onProgress })
-      printAdded(result, store, context)
-      const { documents, chunks } = result.removed
-      if (documents > 0) context.print(`${documents} documents whose files are gone, ${chunks} passages, were removed.`)
-      return result
+      return print(await knowledge.sync(some, { ...reading, overlap, signal, onProgress }))
     }
     const result = await sync(inputs).catch((error: unknown) => {
       if (signal.aborted) context.note('What was stored is kept: the same command goes on from there.')
@@ -34,6 +42,15 @@ export async function run(values: z.infer<typeof options>, context: VerbContext)
     if (watch) await follow(inputs, reading, context, sync)
     context.report({ store, ...result })
   })
+}
+
+/** A sync that has nothing to compress: no model is loaded for it. */
+async function unchanged(values: z.infer<typeof options>, context: VerbContext): Promise<Synced | undefined> {
+  const facts = values.memory === undefined ? await modelFacts(values) : undefined
+  if (facts === undefined) return undefined
+  const { syncWithoutModel } = await import('../knowledge/unchanged.ts')
+  const { inputs, store, overlap } = values
+  return syncWithoutModel(store, inputs, { ...add.readingOptions(values), overlap, signal: context.signal }, facts)
 }
 
 /** Syncs folders again whenever something in them changes. */

@@ -30,17 +30,20 @@ const WINDOW_PER_TOKEN = 16
 /** Where a text may be cut, from the best place to the last resort: the offsets behind each unit of a window. */
 type Boundaries = (window: string) => number[]
 const [sentenceEnds, wordEnds, graphemeEnds] = [segmentEnds('sentence'), segmentEnds('word'), segmentEnds('grapheme')]
-const inProse: readonly Boundaries[] = [paragraphEnds, sentenceEnds, lineEnds, wordEnds, graphemeEnds, codePointEnds]
-const inLines: readonly Boundaries[] = [paragraphEnds, lineEnds, wordEnds, graphemeEnds, codePointEnds]
+const inWords: readonly Boundaries[] = [spaceEnds, wholeWordEnds, wordEnds, graphemeEnds, codePointEnds]
+const inProse: readonly Boundaries[] = [paragraphEnds, sentenceEnds, lineEnds, ...inWords]
+const inLines: readonly Boundaries[] = [paragraphEnds, lineEnds, ...inWords]
+/** Boundaries that are taken only where they fill well enough, since not every text has them. */
+const sparse = new Set<Boundaries>([paragraphEnds, spaceEnds])
 /** Characters in which boundaries are sought at first, at least. */
 const LEAST_NEAR = 64
-/** A paragraph's end, or a heading, is taken only where it fills at least this share of a chunk; every other boundary wherever it is. */
-const LEAST_PARAGRAPHS = 0.5
+/** A paragraph's end, a heading or white space is taken only where it fills at least this share of a chunk; every other boundary wherever it is. */
+const LEAST_FILLED = 0.5
 
 /**
  * Cuts a text into chunks that count at most `maxTokens`, in order. A chunk ends before a heading, else at the end of a paragraph, else of a
- * sentence, else of a line, else of a word, as late as fits: a sentence that fits into a chunk is never cut. Only a word that is longer
- * than a chunk is cut inside, between characters as a reader sees them. A heading stays with what follows it. No language is
+ * sentence, else of a line, else at white space, else at the end of a word with the marks that belong to it, as late as fits: a sentence that fits into a chunk is
+ * never cut. Only a word that is longer than a chunk is cut inside, between characters as a reader sees them. A heading stays with what follows it. No language is
  * assumed (Unicode's segmentation rules, UAX 29). White space around chunks belongs to none; text without anything else has no chunks.
  *
  * @throws ClaraError when maxTokens is below 1, overlap is more than half of it, or a single character counts more.
@@ -157,7 +160,7 @@ function headingCut({ maxTokens, headings, measure, guess }: Cutting): number | 
   for (const level of levels) {
     const starts = headings.filter((heading) => heading.level <= level).map(({ start }) => start)
     const best = farthestFit(starts, maxTokens, measure, guess)
-    if (best && best.tokens >= LEAST_PARAGRAPHS * maxTokens) return best.end
+    if (best && best.tokens >= LEAST_FILLED * maxTokens) return best.end
   }
   return undefined
 }
@@ -206,11 +209,11 @@ function bestCut(
   stretch: string,
   { maxTokens, levels, measure, guess }: Cutting,
 ): { readonly end: number; readonly mayGoOn: boolean } | undefined {
-  for (const [level, boundaries] of levels.entries()) {
+  for (const boundaries of levels) {
     // what ends with the stretch may go on beyond it
     const ends = boundaries(stretch).filter((end) => end < stretch.length)
     const best = farthestFit(ends, maxTokens, measure, guess)
-    if (best && (level > 0 || best.tokens >= LEAST_PARAGRAPHS * maxTokens)) {
+    if (best && (!sparse.has(boundaries) || best.tokens >= LEAST_FILLED * maxTokens)) {
       return { end: best.end, mayGoOn: best.end === ends.at(-1) }
     }
   }
@@ -258,6 +261,19 @@ function paragraphEnds(window: string): number[] {
 
 function lineEnds(window: string): number[] {
   return Array.from(window.matchAll(/[\n\r\u0085\u2028\u2029]+/gu), (gap) => gap.index + gap[0].length)
+}
+
+function spaceEnds(window: string): number[] {
+  return Array.from(window.matchAll(/\s+/gu), (gap) => gap.index + gap[0].length)
+}
+
+/** Ends of words, but not between a word and a mark that belongs to it: what closes or ends something stays with what is before, what opens with what follows. */
+function wholeWordEnds(window: string): number[] {
+  return wordEnds(window).filter(
+    (end) =>
+      !/^[\p{Pe}\p{Pf}\p{Po}\p{Pd}\p{Pc}]/u.test(window.slice(end, end + 2)) &&
+      !/[\p{Ps}\p{Pi}]$/u.test(window.slice(0, end).slice(-2)),
+  )
 }
 
 function segmentEnds(granularity: 'sentence' | 'word' | 'grapheme'): (window: string) => number[] {

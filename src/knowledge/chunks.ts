@@ -83,6 +83,17 @@ export function* passagesOf(document: KnowledgeDocument, options: PassageOptions
   }
 }
 
+/** What decides how documents are cut: part of their hashes, beside their own content. */
+export function cuttingSettings(
+  docMaxLength: number,
+  {
+    overlap,
+    context,
+  }: { readonly overlap?: number | undefined; readonly context?: ChunkOptions['context'] | undefined },
+): string {
+  return JSON.stringify([docMaxLength, overlap ?? 0, context ?? 'headings'])
+}
+
 /** Hash of all that a document's passages are made from: its own content, and how it is cut. */
 export function documentHash(
   { title, text, headings, pages, lines, metadata }: CheckedDocument,
@@ -130,6 +141,29 @@ export function checkDocument(document: KnowledgeDocument): CheckedDocument {
   // a lone half of a surrogate pair has no place in a database; what replaces it is as long, so that offsets hold
   const wellFormed = text.replace(/\p{Surrogate}/gu, '\ufffd')
   return { id, text: wellFormed, metadata, headings, pages, lines, ...(title === '' ? {} : { title }) }
+}
+
+/** @throws ClaraError when a document is not what it should be, has no text, or comes twice. */
+export function checkAll(documents: readonly KnowledgeDocument[]): CheckedDocument[] {
+  const ids = new Set<string>()
+  return documents.map((given) => {
+    const document = requireText(checkDocument(given))
+    if (ids.has(document.id)) {
+      throw new ClaraError(`Document ${JSON.stringify(document.id)} comes twice.`, {
+        hint: 'Give every document an id of its own.',
+      })
+    }
+    ids.add(document.id)
+    return document
+  })
+}
+
+/** @throws ClaraError when there is nothing to compress. */
+export function requireText(document: CheckedDocument): CheckedDocument {
+  if (document.text.trim() !== '') return document
+  throw new ClaraError(`Document ${JSON.stringify(document.id)} is empty.`, {
+    hint: 'Leave it out: there is nothing to compress.',
+  })
 }
 
 export function hashOf(value: unknown): string {

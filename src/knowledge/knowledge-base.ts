@@ -1,17 +1,22 @@
-import type { AnswerDocument } from '../clara/clara.ts'
-import { memoryLength } from '../clara/config.ts'
 import type { Memory } from '../clara/encoder.ts'
 import { ClaraError } from '../errors.ts'
 import { exportStore } from '../store/parquet.ts'
-import { halveMemory, quantiseMemory } from '../store/quantise.ts'
-import type { RowFilter, Store, StoreDescription, StoreRow, Verification } from '../store/store.ts'
-import { checkSameStore } from '../store/validation.ts'
+import type { RowFilter, Store, StoreRow, Verification } from '../store/store.ts'
 import { type Adder, createAdder } from './adder.ts'
-import { type CheckedDocument, checkDocument, type KnowledgeDocument, type Passage } from './chunks.ts'
+import { answerFrom, lastOf } from './answer.ts'
+import {
+  checkAll,
+  checkDocument,
+  cuttingSettings,
+  type KnowledgeDocument,
+  type Passage,
+  requireText,
+} from './chunks.ts'
 import { type ChatTurn, questionOf } from './conversation.ts'
 import { expandCount } from './expand.ts'
 import { addFilesTo } from './files.ts'
 import type { KnowledgeModel } from './model.ts'
+import { adopt, createStore, type Opened } from './opened.ts'
 import type {
   Added,
   AddFilesOptions,
@@ -24,15 +29,12 @@ import type {
   KnowledgeBaseOptions,
   Synced,
 } from './options.ts'
-import { type MemoryKind, openStore, type Place, placeName, type StoreSettings, settingsOf } from './place.ts'
+import { type MemoryKind, openStore, type Place, placeName } from './place.ts'
 import { openRecords, type Records } from './records.ts'
 import { removePaths } from './remove.ts'
 import { checkSearchOptions, type Found, find, type SearchOptions, type Source } from './search.ts'
 import { type KnowledgeStats, statsOf } from './stats.ts'
 import { createSeen, removeGone } from './sync.ts'
-import { createVectors, type MemoryShape, vectorSettings, vectorWidth } from './vectors.ts'
-
-const NOTHING_FOUND = 'Nothing relevant was found.'
 
 /**
  * Documents compressed once, found and answered from in latent space (paper, section 3): passages are found by a compact vector and by
@@ -43,23 +45,14 @@ export class KnowledgeBase implements AsyncDisposable {
   readonly #clara: KnowledgeModel
   readonly #place: Place
   readonly #kind: MemoryKind
-  readonly #shape: MemoryShape
   /** Undefined until the first document is added: what its memories have in common fixes the retrieval vectors. */
-  #opened:
-    | { readonly store: Store; readonly settings: StoreSettings; readonly vectorOf: (memory: Memory) => Float32Array }
-    | undefined
+  #opened: Opened | undefined
   #closed = false
 
   private constructor(clara: KnowledgeModel, place: Place, kind: MemoryKind) {
-    const { config, base } = clara.model
     this.#clara = clara
     this.#place = place
     this.#kind = kind
-    this.#shape = {
-      similarity: config.compressor.similarity,
-      hidden: base.config.hidden_size,
-      tokens: memoryLength(config),
-    }
   }
 
   /**
@@ -81,8 +74,8 @@ export class KnowledgeBase implements AsyncDisposable {
     const store = await openStore(place)
     if (store === undefined) return knowledge
     try {
-      knowledge.#adopt(store)
-      const kept = knowledge.#opened?.settings.memory
+      knowledge.#opened = adopt(store, place, options.clara.model)
+      const kept = knowledge.#opened.settings.memory
       if (options.memory !== undefined && options.memory !== kept) {
         throw new ClaraError(`The store ${JSON.stringify(placeName(place))} keeps memory as ${kept}.`, {
           received: options.memory,
@@ -135,11 +128,7 @@ export class KnowledgeBase implements AsyncDisposable {
     const added = await this.#addFiles(inputs, options, seen)
     const store = this.#opened?.store
     if (store === undefined) return { ...added, removed: { documents: 0, chunks: 0 } }
-    const { documents, chunks, gone } = await removeGone(store, inputs, options, seen)
-    // that an input is gone is what sync is for
-    const problems = added.files.problems.filter(({ path }) => !gone.includes(path))
-    const failed = added.files.failed - (added.files.problems.length - problems.length)
-    return { ...added, files: { ...added.files, failed, problems }, removed: { documents, chunks } }
+    return removeGone(store, inputs, options, seen, added)
   }
 
   async #addFiles(inputs: readonly string[], options: AddFilesOptions, seen = createSeen()): Promise<FilesAdded> {
@@ -184,44 +173,9 @@ export class KnowledgeBase implements AsyncDisposable {
   /** Streams the answer, piece by piece; the generator's return value is the whole {@link Answer}. */
   async *askStream(question: string, options: AskOptions = {}): AsyncGenerator<string, Answer, undefined> {
     const started = performance.now()
-    const since = () => performance.now() - started
-    const { expand = 0, nothingFound = NOTHING_FOUND, maxNewTokens, sampling, signal } = options
-    expandCount(expand, [])
+    expandCount(options.expand ?? 0, [])
     const found = await this.#find(question, options)
-    const retrieve = since()
-    if (found.length === 0) {
-      yield nothingFound
-      const usage = {
-        promptTokens: { memory: 0, text: 0 },
-        expanded: 0,
-        ms: { retrieve, firstToken: since(), total: since() },
-      }
-      return { answer: nothingFound, question, sources: [], usage }
-    }
-    const sources = found.map(({ source }) => source)
-    const expanded = expandCount(
-      expand,
-      sources.map(({ score }) => score),
-    )
-    const memories = found.map(({ source, memory }, index): AnswerDocument => (index < expanded ? source : memory))
-    let answer = ''
-    let firstToken: number | undefined
-    for await (const piece of this.#clara.streamAnswer(question, memories, {
-      ...(maxNewTokens === undefined ? {} : { maxNewTokens }),
-      ...(sampling ? { sampling } : {}),
-      ...(signal ? { signal } : {}),
-    })) {
-      firstToken ??= since()
-      answer += piece
-      yield piece
-    }
-    const total = since()
-    const promptTokens = {
-      memory: this.#clara.promptTokens(question, { memories }),
-      text: this.#clara.promptTokens(question, { documents: sources.map(({ text }) => text) }),
-    }
-    const ms = { retrieve, firstToken: firstToken ?? total, total }
-    return { answer: answer.trim(), question, sources, usage: { promptTokens, expanded, ms } }
+    return yield* answerFrom(this.#clara, question, found, started, options)
   }
 
   /** Answers the question that a conversation ends with. */
@@ -311,7 +265,7 @@ export class KnowledgeBase implements AsyncDisposable {
     const { tokenizer, config, fingerprint } = this.#clara.model
     const store = () => this.#opened?.store
     const records = await openRecords(store, ids)
-    const settings = JSON.stringify([config.doc_max_length, overlap ?? 0, context ?? 'headings'])
+    const settings = cuttingSettings(config.doc_max_length, { overlap, context })
     const progress = () => {
       const { compressed, unchanged, passages } = adder.counts
       return { done: compressed + unchanged, unchanged, total: passages }
@@ -340,38 +294,13 @@ export class KnowledgeBase implements AsyncDisposable {
 
   async #create(first: readonly Memory[]): Promise<Store> {
     this.#checkOpen()
-    const settings: StoreSettings = {
-      format: 'clara-ts knowledge base',
-      version: 1,
-      memory: this.#kind,
-      vectors: vectorSettings(this.#shape, first),
-    }
-    const store = await openStore(this.#place, { ...this.#description(), details: settings })
-    if (store === undefined) throw new RangeError('A store with a description was not made.')
-    // another process may have made it a moment before: what it fixed holds
-    return this.#adopt(store)
-  }
-
-  #adopt(store: Store): Store {
-    checkSameStore(`The store ${JSON.stringify(placeName(this.#place))}`, store.description, this.#description())
-    const settings = settingsOf(store, this.#place)
-    this.#opened = { store, settings, vectorOf: createVectors(this.#shape, settings.vectors) }
-    return store
-  }
-
-  #description(): StoreDescription {
-    const { fingerprint } = this.#clara.model
-    return { fingerprint, memoryWidth: this.#shape.hidden, vectorWidth: vectorWidth(this.#shape) }
+    this.#opened = await createStore(this.#place, this.#clara.model, this.#kind, first)
+    return this.#opened.store
   }
 
   #row(passage: Passage, memory: Memory): StoreRow {
     if (this.#opened === undefined) throw new RangeError('There is no store yet.')
-    const { settings, vectorOf } = this.#opened
-    const [n, width] = memory.shape
-    const vector = vectorOf(memory)
-    const tokens = { dtype: 'float32', tokens: memory.tokens, n, width } as const
-    const kept = { int8: quantiseMemory, float16: halveMemory, float32: () => tokens }[settings.memory]
-    return { ...passage, memory: kept(tokens), vector }
+    return this.#opened.row(passage, memory)
   }
 
   #checkOpen(): void {
@@ -387,30 +316,3 @@ const addedBy = ({ counts: { documents, compressed, unchanged } }: Adder): Added
   compressed,
   unchanged,
 })
-
-function checkAll(documents: readonly KnowledgeDocument[]): CheckedDocument[] {
-  const ids = new Set<string>()
-  return documents.map((given) => {
-    const document = requireText(checkDocument(given))
-    if (ids.has(document.id)) {
-      throw new ClaraError(`Document ${JSON.stringify(document.id)} comes twice.`, {
-        hint: 'Give every document an id of its own.',
-      })
-    }
-    ids.add(document.id)
-    return document
-  })
-}
-
-function requireText(document: CheckedDocument): CheckedDocument {
-  if (document.text.trim() !== '') return document
-  throw new ClaraError(`Document ${JSON.stringify(document.id)} is empty.`, {
-    hint: 'Leave it out: there is nothing to compress.',
-  })
-}
-
-async function lastOf(pieces: AsyncGenerator<string, Answer, undefined>): Promise<Answer> {
-  let next = await pieces.next()
-  while (next.done !== true) next = await pieces.next()
-  return next.value
-}

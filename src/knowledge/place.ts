@@ -69,7 +69,8 @@ export function settingsOf(store: Store, place: Place): StoreSettings {
   const parsed = storeSettingsSchema.safeParse(store.description.details)
   if (parsed.success) {
     const { vectors } = parsed.data
-    if (vectors.width === store.description.vectorWidth && areWhole(vectors)) return parsed.data
+    const { vectorWidth } = store.description
+    if ((vectorWidth === 0 || vectors.width === vectorWidth) && areWhole(vectors)) return parsed.data
   }
   throw new ClaraError(`The store ${JSON.stringify(placeName(place))} was not made by a knowledge base.`, {
     expected: 'a description that says how retrieval vectors are made',

@@ -1,7 +1,17 @@
 import type { Memory } from '../clara/encoder.ts'
+import type { Similarity } from '../clara/similarity.ts'
 import { ClaraError } from '../errors.ts'
 import { dequantiseMemory } from '../store/quantise.ts'
-import type { JsonValue, RowFilter, Store, StoredMemory, StoreRow } from '../store/store.ts'
+import type {
+  Candidate,
+  JsonValue,
+  MemoryCandidate,
+  RowFilter,
+  Store,
+  StoredMemory,
+  StoreRow,
+  VectorSearchOptions,
+} from '../store/store.ts'
 import { type PassagePlace, placeOf } from './chunks.ts'
 import { fuse } from './fusion.ts'
 import type { KnowledgeModel } from './model.ts'
@@ -57,7 +67,11 @@ export interface Found {
 
 /** What a search needs of a knowledge base. */
 export interface SearchTarget {
-  readonly clara: KnowledgeModel
+  readonly clara: Pick<KnowledgeModel, 'score'> & {
+    readonly model: Pick<KnowledgeModel['model'], 'fingerprint'> & {
+      readonly config: { readonly compressor: { readonly similarity: Similarity } }
+    }
+  }
   readonly store: Store
   readonly vectorOf: (memory: Memory) => Float32Array
 }
@@ -68,34 +82,77 @@ const CANDIDATES = 100
 const CHARACTERS_PER_TOKEN = 64
 
 /** Finds the passages that fit a question best; none, when nothing qualifies. */
-export async function find(question: string, target: SearchTarget, options: SearchOptions): Promise<Found[]> {
-  const { clara, store, vectorOf } = target
-  const { config, fingerprint } = clara.model
-  const { topK = config.generation_top_k, mode = 'hybrid', order = 'score', filter, minScore, signal } = options
-  const { latent = 1, text = 1 } = mode === 'hybrid' ? (options.weights ?? {}) : {}
+export async function find(
+  question: string,
+  target: SearchTarget & { readonly clara: KnowledgeModel },
+  options: SearchOptions,
+): Promise<Found[]> {
+  const { clara, store } = target
+  const { config } = clara.model
+  const { topK = config.generation_top_k, signal } = options
   checkQuestion(question, config.doc_max_length)
-  const limit = Math.max(topK, options.candidates ?? CANDIDATES)
-  const narrowed = { limit, ...(filter ? { filter } : {}) }
   const [asked] = await clara.compressQuestions([question], signal ? { signal } : {})
   if (!asked) throw new RangeError('The model gave no memory for the question.')
-  const [byVector, byWords] = await Promise.all([
-    mode === 'text' ? [] : store.search(vectorOf(asked), { fingerprint, ...narrowed }),
+  const { ids, scored, textScores } = await rank(question, asked, target, { ...options, topK })
+  const rows = await store.get(ids)
+  return rows.flatMap((row) => {
+    const found = row && scored.get(row.id)
+    if (row === undefined || found === undefined) return []
+    return [{ source: sourceOf(row, found.score, textScores.get(row.id)), memory: found.memory() }]
+  })
+}
+
+interface Scored {
+  readonly score: number
+  readonly memory: () => Memory
+}
+
+/** Passages in order, the best first, with the model's own scores. */
+export interface Ranked {
+  readonly ids: readonly string[]
+  readonly scored: ReadonlyMap<string, Scored>
+  readonly textScores: ReadonlyMap<string, number>
+}
+
+/** Retrieval in two steps: candidates from the store, then the model's own score of their memory. `asked`: memory of the question. */
+export async function rank(
+  question: string,
+  asked: Memory,
+  target: SearchTarget,
+  options: SearchOptions & { readonly topK: number },
+): Promise<Ranked> {
+  const { clara, store } = target
+  const { topK, mode = 'hybrid', order = 'score', filter, minScore, signal } = options
+  const { latent = 1, text = 1 } = mode === 'hybrid' ? (options.weights ?? {}) : {}
+  const limit = Math.max(topK, options.candidates ?? CANDIDATES)
+  const narrowed = { limit, ...(filter ? { filter } : {}) }
+  const [byMemory, byWords] = await Promise.all([
+    mode === 'text' ? [] : latentCandidates(asked, target, narrowed),
     mode === 'latent' ? [] : store.searchText(question, narrowed),
   ])
   signal?.throwIfAborted()
   const textScores = new Map(byWords.map(({ id, score }) => [id, score]))
   const words = { ids: byWords.map(({ id }) => id), weight: text }
-  const candidates = fuse([{ ids: byVector.map(({ id }) => id), weight: latent }, words]).slice(0, limit)
+  const candidates = fuse([{ ids: byMemory.map(({ id }) => id), weight: latent }, words]).slice(0, limit)
 
-  const memories = await store.memories(candidates)
-  const greatest = greatestScore(clara, asked)
-  const scored = new Map<string, { readonly memory: Memory; readonly score: number }>()
-  for (const [index, id] of candidates.entries()) {
-    const stored = memories[index]
+  const scored = new Map<string, Scored>()
+  const keep = (id: string, score: number, memory: () => Memory) => {
+    if (minScore === undefined || score >= minScore) scored.set(id, { score, memory })
+  }
+  // what was found by its memory has been scored by it
+  const known = new Map(byMemory.flatMap((found) => ('memory' in found ? [[found.id, found] as const] : [])))
+  const unknown = candidates.filter((id) => !known.has(id))
+  const read = unknown.length === 0 ? [] : await store.memories(unknown)
+  const greatest = greatestScore(clara.model.config.compressor.similarity, asked)
+  for (const id of candidates) {
+    const found = known.get(id)
+    if (found !== undefined) keep(id, found.score, () => memoryOf(found.memory))
+  }
+  for (const [index, id] of unknown.entries()) {
+    const stored = read[index]
     if (stored === undefined) continue
     const memory = memoryOf(stored)
-    const score = clara.score(asked, memory) / greatest
-    if (minScore === undefined || score >= minScore) scored.set(id, { memory, score })
+    keep(id, clara.score(asked, memory) / greatest, () => memory)
   }
   const byScore = [...scored]
     .sort(([one, a], [other, b]) => b.score - a.score || (one < other ? -1 : 1))
@@ -106,13 +163,22 @@ export async function find(question: string, target: SearchTarget, options: Sear
       : mode === 'latent' || order === 'score'
         ? byScore
         : fuse([{ ids: byScore, weight: latent }, words])
-  const best = ranked.filter((id) => scored.has(id)).slice(0, topK)
-  const rows = await store.get(best)
-  return rows.flatMap((row) => {
-    const found = row && scored.get(row.id)
-    if (row === undefined || found === undefined) return []
-    return [{ source: sourceOf(row, found.score, textScores.get(row.id)), memory: found.memory }]
-  })
+  return { ids: ranked.filter((id) => scored.has(id)).slice(0, topK), scored, textScores }
+}
+
+/** By late interaction where this is the model's score and the store can; by retrieval vectors otherwise. */
+function latentCandidates(
+  asked: Memory,
+  { clara, store, vectorOf }: SearchTarget,
+  narrowed: Pick<VectorSearchOptions, 'limit' | 'filter'>,
+): Promise<(Candidate | MemoryCandidate)[]> {
+  const { fingerprint, config } = clara.model
+  const options = { fingerprint, ...narrowed }
+  if (config.compressor.similarity !== 'maxsim' || store.searchMemory === undefined) {
+    return store.search(vectorOf(asked), options)
+  }
+  const [n, width] = asked.shape
+  return store.searchMemory({ dtype: 'float32', tokens: asked.tokens, n, width }, options)
 }
 
 /** @throws ClaraError that names the option. */
@@ -149,8 +215,8 @@ function checkQuestion(question: string, docMaxLength: number): void {
 }
 
 /** What a document that has all of the question in it would score. */
-function greatestScore(clara: KnowledgeModel, asked: Memory): number {
-  return clara.model.config.compressor.similarity === 'maxsim' ? asked.shape[0] : 1
+function greatestScore(similarity: Similarity, asked: Memory): number {
+  return similarity === 'maxsim' ? asked.shape[0] : 1
 }
 
 function memoryOf(stored: StoredMemory): Memory {

@@ -8,6 +8,7 @@ import { folderOptionsSchema, parseOptions } from '../ingestion/options.ts'
 import { isWebAddress } from '../ingestion/web.ts'
 import type { Store } from '../store/store.ts'
 import type { ReadingOptions } from './files.ts'
+import type { FilesAdded, Synced } from './options.ts'
 import { entryOf } from './records.ts'
 
 /** What is known of files after all inputs were read. */
@@ -39,14 +40,15 @@ export function createSeen(): Seen {
 
 /**
  * Removes the documents of files that are below the inputs and gone, or no longer to be read by the rules for folders.
- * @returns What was removed, and the inputs that are gone themselves.
+ * @param added What became of the files that were read.
  */
 export async function removeGone(
   store: Store,
   inputs: readonly string[],
   reading: ReadingOptions,
   seen: Seen,
-): Promise<{ readonly documents: number; readonly chunks: number; readonly gone: readonly string[] }> {
+  added: FilesAdded,
+): Promise<Synced> {
   const scopes = await Promise.all(
     inputs.filter((input) => input !== '-' && !isWebAddress(input)).map(scopeOf(reading)),
   )
@@ -73,7 +75,10 @@ export async function removeGone(
   let chunks = 0
   for (let start = 0; start < removed.length; start += REMOVED_AT_ONCE)
     chunks += await store.remove(removed.slice(start, start + REMOVED_AT_ONCE))
-  return { documents, chunks, gone: [...goneInputs] }
+  // that an input is gone is what sync is for
+  const problems = added.files.problems.filter(({ path }) => !goneInputs.has(path))
+  const failed = added.files.failed - (added.files.problems.length - problems.length)
+  return { ...added, files: { ...added.files, failed, problems }, removed: { documents, chunks } }
 }
 
 /** Whether a path is another, or lies below it. Both as documents name them: normalised, with forward slashes. */

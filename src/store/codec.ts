@@ -44,6 +44,18 @@ export function decodeMemory(bytes: Uint8Array): StoredMemory {
   return memory
 }
 
+/** Tokens of int8 memory where they lie among the bytes that {@link encodeMemory} wrote; undefined for memory of another kind, or none. */
+export function int8TokensOf(
+  bytes: Uint8Array,
+): { readonly tokens: Uint8Array; readonly n: number; readonly width: number } | undefined {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  if (bytes.length < HEADER || view.getUint8(0) !== FORMAT || dtypes[view.getUint8(1)] !== 'int8') return undefined
+  const n = view.getUint32(4, true)
+  const width = view.getUint32(8, true)
+  const tokens = bytes.subarray(HEADER + 4 * n)
+  return tokens.length === n * width ? { tokens, n, width } : undefined
+}
+
 /** Memory from its little-endian bytes, in arrays of its own; undefined when they are not as many as they should be, or the type is unknown. */
 export function memoryFromParts(
   dtype: string,

@@ -3,11 +3,16 @@ import { inverseFrequency, wordScore } from './bm25.ts'
 import { encodeMemory, rowChecksum } from './codec.ts'
 import { Findings } from './damage.ts'
 import { checkFilter, matchesFilter } from './filter.ts'
+import { maxSimilarity } from './late/similarity.ts'
+import { dequantiseMemory } from './quantise.ts'
+import { checkAdd, checkMemorySearch, checkSearch, checkTextSearch } from './requests.ts'
 import { SCHEMA_VERSION } from './schema.ts'
 import type {
   AddOutcome,
   Candidate,
   DocumentRecord,
+  Float32Memory,
+  MemoryCandidate,
   RowFilter,
   Store,
   StoreDescription,
@@ -18,7 +23,7 @@ import type {
   VectorSearchOptions,
   Verification,
 } from './store.ts'
-import { checkDescription, checkFingerprint, checkLimit, checkRecords, checkRows, checkVector } from './validation.ts'
+import { checkDescription, checkRecords } from './validation.ts'
 import { dot, unitVector } from './vector.ts'
 import { wordsOf } from './words.ts'
 
@@ -59,8 +64,7 @@ class InMemoryStore implements Store {
 
   async add(rows: readonly StoreRow[], options: { readonly fingerprint: string }): Promise<AddOutcome> {
     this.#checkOpen()
-    checkFingerprint('A row to add', options.fingerprint, this.description)
-    checkRows(rows, this.description)
+    checkAdd(rows, options, this.description)
     const outcome = { added: 0, replaced: 0, unchanged: 0 }
     for (const row of rows) {
       const present = this.#entries.get(row.id)
@@ -137,10 +141,7 @@ class InMemoryStore implements Store {
 
   async search(vector: Float32Array, options: VectorSearchOptions): Promise<Candidate[]> {
     this.#checkOpen()
-    checkFingerprint('The query', options.fingerprint, this.description)
-    checkVector('The query vector', vector, this.description)
-    checkLimit(options.limit)
-    checkFilter(options.filter)
+    checkSearch(vector, options, this.description)
     const query = unitVector(vector)
     const candidates: Candidate[] = []
     for (const { row } of this.#entries.values()) {
@@ -151,10 +152,24 @@ class InMemoryStore implements Store {
     return best(candidates, options.limit)
   }
 
+  async searchMemory(query: Float32Memory, options: VectorSearchOptions): Promise<MemoryCandidate[]> {
+    this.#checkOpen()
+    checkMemorySearch(query, options, this.description)
+    const candidates: Candidate[] = []
+    for (const { row } of this.#entries.values()) {
+      if (!matchesFilter(row, options.filter)) continue
+      const score = maxSimilarity(query.tokens, dequantiseMemory(row.memory).tokens, query.width)
+      candidates.push({ id: row.id, documentId: row.documentId, score })
+    }
+    return best(candidates, options.limit).flatMap((candidate) => {
+      const entry = this.#entries.get(candidate.id)
+      return entry === undefined ? [] : [{ ...candidate, memory: copyMemory(entry.row.memory) }]
+    })
+  }
+
   async searchText(query: string, options: TextSearchOptions): Promise<Candidate[]> {
     this.#checkOpen()
-    checkLimit(options.limit)
-    checkFilter(options.filter)
+    checkTextSearch(options)
     const scores = new Map<string, number>()
     const mean = this.#length / this.#entries.size
     for (const word of new Set(wordsOf(query))) {

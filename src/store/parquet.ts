@@ -85,12 +85,18 @@ export async function readExport(
 
 /**
  * Adds all rows of an export to a store, and the records of documents. What is there already is left alone or replaced, as with `add`.
+ *
+ * @param vectorOf Makes the retrieval vectors anew, for a store that keeps others than the export's, or none.
  * @returns How many rows were read.
  * @throws ClaraError when the file is no export or damaged, or comes from a store for another model or with other retrieval vectors.
  */
-export async function importStore(store: Store, path: string): Promise<number> {
+export async function importStore(
+  store: Store,
+  path: string,
+  vectorOf?: (memory: StoredMemory) => Float32Array,
+): Promise<number> {
   const { file, metadata, description } = await openExport(path)
-  checkFits(path, description, store.description)
+  checkFits(path, description, store.description, vectorOf !== undefined)
   const { parquetReadObjects } = await import('hyparquet')
   const records = new Map<string, DocumentRecord>()
   let read = 0
@@ -112,7 +118,8 @@ export async function importStore(store: Store, path: string): Promise<number> {
       throw damaged(path, `rows ${read} to ${rowEnd} cannot be read`, cause)
     }
     const rows = objects.map((object, index) => decoded(path, read + index, object, description, records))
-    await store.add(rows, { fingerprint: description.fingerprint })
+    const added = vectorOf ? rows.map((row) => ({ ...row, vector: vectorOf(row.memory) })) : rows
+    await store.add(added, { fingerprint: description.fingerprint })
     read = rowEnd
   }
   if (read !== Number(metadata.num_rows)) throw damaged(path, `${read} of ${metadata.num_rows} rows`)
@@ -248,7 +255,7 @@ async function openExport(
   return { file, metadata, description: description as StoreDescription }
 }
 
-function checkFits(path: string, exported: StoreDescription, present: StoreDescription): void {
+function checkFits(path: string, exported: StoreDescription, present: StoreDescription, areVectorsMade: boolean): void {
   if (exported.fingerprint !== present.fingerprint) {
     throw new ClaraError(`The store does not come from the model of the export "${path}".`, {
       expected: `model fingerprint ${JSON.stringify(present.fingerprint)}`,
@@ -257,7 +264,7 @@ function checkFits(path: string, exported: StoreDescription, present: StoreDescr
     })
   }
   const [theirs, ours] = [exported, present].map(({ memoryWidth, vectorWidth, details = null }) =>
-    JSON.stringify(canonical({ memoryWidth, vectorWidth, details })),
+    JSON.stringify(canonical({ memoryWidth, vectorWidth: areVectorsMade ? 0 : vectorWidth, details })),
   )
   if (theirs === ours) return
   throw new ClaraError(`The retrieval vectors of the export "${path}" are made otherwise than the store's.`, {

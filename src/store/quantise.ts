@@ -35,8 +35,8 @@ export function quantiseMemory(memory: Float32Memory): Int8Memory {
     scales[token] = Math.min(largest, largestMagnitude) / largestCode
     const scale = scales[token] ?? 0
     if (scale === 0) continue
-    for (const [index, value] of values.entries()) {
-      const code = Math.round(value / scale)
+    for (let index = 0; index < width; index++) {
+      const code = Math.round((values[index] ?? 0) / scale)
       codes[token * width + index] = Math.max(-largestCode, Math.min(largestCode, code))
     }
   }

@@ -1,7 +1,10 @@
 import { ClaraError } from '../errors.ts'
 
 /** How stores lie on the disk or in the database today. A change to any column or file raises it and adds a step to the driver's migrations. */
-export const SCHEMA_VERSION = 1
+export const SCHEMA_VERSION = 2
+
+/** Stores from this version on lie as today's do, and are opened as they are. Since version 2 a store may keep no retrieval vectors, which older programs refuse. */
+export const UNCHANGED_SINCE = 1
 
 /** A step from schema version `from` to the next one. Run under the writer's lock; it may be cut off and run again. */
 export interface Migration<Target> {

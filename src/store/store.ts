@@ -1,7 +1,7 @@
 /*
  * The memory store keeps compressed passages: for each its text, its memory tokens and one compact retrieval vector.
- * It sees typed arrays and a fingerprint, never a model. Retrieval is two steps: `search` (by the compact vector) and
- * `searchText` (by words) find candidates, and the caller scores the candidates' memory (`memories`) with the model's own similarity.
+ * It sees typed arrays and a fingerprint, never a model. Retrieval is two steps: `searchMemory` (by late interaction) or `search` (by the compact vector), and
+ * `searchText` (by words) find candidates, and the caller scores the candidates' memory with the model's own similarity.
  */
 
 /** A value that survives a JSON file and every database's JSON column. */
@@ -51,7 +51,10 @@ export interface StoreRow {
   /** Hash of all that the row was made from (text, metadata, compression settings): a row whose hash is unchanged is not written again. */
   readonly contentHash: string
   readonly memory: StoredMemory
-  /** The compact retrieval vector. Only its direction is kept: any length but zero goes in, length 1 comes out. */
+  /**
+   * The compact retrieval vector. Only its direction is kept: any length but zero goes in, length 1 comes out. Without any numbers where the store keeps
+   * none.
+   */
   readonly vector: Float32Array
 }
 
@@ -72,7 +75,7 @@ export interface StoreDescription {
   readonly fingerprint: string
   /** Width of every memory token. */
   readonly memoryWidth: number
-  /** Length of every retrieval vector. */
+  /** Length of every retrieval vector; 0 in a store that keeps none, and finds by the memory itself. */
   readonly vectorWidth: number
   /** The caller's own, kept with the store from its creation on: how retrieval vectors are made (seed, centre) and the like. */
   readonly details?: JsonValue
@@ -106,13 +109,14 @@ export interface RowFilter {
   readonly not?: RowFilter
 }
 
+/** How {@link Store.search} and {@link Store.searchMemory} look. */
 export interface VectorSearchOptions {
   /** Fingerprint of the model that made the query. */
   readonly fingerprint: string
   /** The most candidates to return; more than the store holds is fine. */
   readonly limit: number
   readonly filter?: RowFilter
-  /** Compare with every row, though there be an index. Default: false. */
+  /** Look at every row, though there be an index. Default: false. */
   readonly exact?: boolean
 }
 
@@ -126,8 +130,16 @@ export interface TextSearchOptions {
 export interface Candidate {
   readonly id: string
   readonly documentId: string
-  /** `search`: cosine of the query's and the row's vector, in [-1, 1]. `searchText`: BM25, above 0. */
+  /**
+   * `search`: cosine of the query's and the row's vector, in [-1, 1]. `searchMemory`: the mean, over the query's tokens, of the best cosine with a token of
+   * the row. `searchText`: BM25, above 0.
+   */
   readonly score: number
+}
+
+/** A row that was found by its memory, with this memory. */
+export interface MemoryCandidate extends Candidate {
+  readonly memory: StoredMemory
 }
 
 /** How many of the given rows were new, written over an older content, or already there. */
@@ -209,9 +221,18 @@ export interface Store extends AsyncDisposable {
    * The rows whose vectors point most nearly the same way as the query's, best first, equal scores by id. A driver may
    * search approximately, unless `exact` is asked for.
    *
-   * @throws ClaraError if the fingerprint is another model's, or the vector, the limit or the filter is malformed.
+   * @throws ClaraError if the fingerprint is another model's, the vector, the limit or the filter is malformed, or the store keeps no vectors.
    */
   search(vector: Float32Array, options: VectorSearchOptions): Promise<Candidate[]>
+  /**
+   * The rows whose memory is nearest the query's by late interaction (Khattab and Zaharia 2020), best first. Which rows come
+   * may be estimated, from codes of the tokens, and by looking at the more promising ones alone; their scores are exact. Absent where a driver finds by
+   * vectors only.
+   *
+   * @param query Memory tokens of the question, of the store's width.
+   * @throws ClaraError if the fingerprint is another model's, or the memory, the limit or the filter is malformed.
+   */
+  searchMemory?(query: Float32Memory, options: VectorSearchOptions): Promise<MemoryCandidate[]>
   /**
    * The rows that share words with the query, by BM25 (k1 1.2, b 0.75), best first; words are those of {@link wordsOf}. None when nothing
    * is shared. A driver may take its word statistics from a moment ago.

@@ -9,7 +9,8 @@ export function checkDescription(description: StoreDescription): void {
     throw new ClaraError('The store has no model fingerprint.', { expected: 'a non-empty string' })
   }
   checkCount('memoryWidth of the store', description.memoryWidth)
-  checkCount('vectorWidth of the store', description.vectorWidth)
+  const { vectorWidth } = description
+  if (vectorWidth !== 0) checkCount('vectorWidth of the store', vectorWidth)
   if (description.details !== undefined) checkJson('the description of the store', 'details', description.details)
 }
 
@@ -168,7 +169,8 @@ export function isPlainObject(value: unknown): value is Record<string, unknown> 
 
 const arrayTypes = { float32: Float32Array, float16: Uint16Array, int8: Int8Array } as const
 
-function checkMemory(name: string, memory: StoredMemory, width: number): void {
+/** @throws ClaraError unless it is memory of this width. */
+export function checkMemory(name: string, memory: StoredMemory, width: number): void {
   checkCount(`number of memory tokens of ${name}`, memory.n)
   if (memory.width !== width) {
     throw new ClaraError(`The memory tokens of ${name} have the wrong width.`, {
@@ -216,7 +218,7 @@ export function checkVector(what: string, vector: Float32Array, description: Sto
     })
   }
   checkFinite(what, vector)
-  if (vector.every((value) => value === 0)) {
+  if (vector.length > 0 && vector.every((value) => value === 0)) {
     throw new ClaraError(`${what} is all zeros.`, { expected: 'a direction, since vectors are compared by cosine' })
   }
 }

@@ -4,6 +4,8 @@ import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { Clara } from '../../src/clara/clara.ts'
+import { inspectModel } from '../../src/clara/inspect.ts'
+import { embeddedModel } from '../../src/clara/model.ts'
 import { parseFilter } from '../../src/cli/filter.ts'
 import { progressLine } from '../../src/cli/knowledge.ts'
 import { verbs } from '../../src/cli/verbs.ts'
@@ -29,8 +31,8 @@ const at = (path: string) => join(folder, path)
 const write = (path: string, text: string) => writeFileSync(at(path), text)
 
 /** What `Clara.load` gives from now on. */
-function useModel(fingerprint: string) {
-  const model = fakeModel({ fingerprint })
+function useModel(fingerprint: string, maxTokens?: number) {
+  const model = fakeModel({ fingerprint, ...(maxTokens === undefined ? {} : { maxTokens }) })
   const load = vi.fn(async () => Object.assign(model, { close: async () => {}, [Symbol.asyncDispose]: async () => {} }))
   vi.spyOn(Clara, 'load').mockImplementation(load as unknown as typeof Clara.load)
   return model
@@ -75,6 +77,21 @@ describe('from a folder to an answer', () => {
     expect(await json('remove', at('docs'))).toMatchObject({ documents: 1, chunks: 1 })
     expect(await run('remove', 'none')).toMatchObject({ status: 3, stderr: 'No such document is stored.\n' })
     expect((await run('ask', 'What?')).stderr).toMatch(/is empty\. Add documents first/)
+  })
+
+  test('a folder in which nothing changed is added and synced without loading the model', async () => {
+    const { fingerprint = '' } = await inspectModel(embeddedModel())
+    // its passages are cut as those of the model whose files are looked at
+    useModel(fingerprint, 128)
+    const loaded = vi.mocked(Clara.load)
+    expect(await json('add', at('docs'))).toMatchObject({ compressed: 2 })
+    expect(loaded).toHaveBeenCalledTimes(1)
+    expect(await json('add', at('docs'))).toMatchObject({ compressed: 0, unchanged: 2, files: { unchanged: 2 } })
+    expect(await json('sync', at('docs'))).toMatchObject({ removed: { documents: 0 }, files: { unchanged: 2 } })
+    expect(loaded).toHaveBeenCalledTimes(1)
+    write('docs/rome.txt', 'Rome is a town.')
+    expect(await json('sync', at('docs'))).toMatchObject({ compressed: 1 })
+    expect(loaded).toHaveBeenCalledTimes(2)
   })
 
   test('verify, export and import', async () => {

@@ -38,6 +38,18 @@ describe('where a text is cut', () => {
     expect(texts(`go ${'x'.repeat(40)} on`, 2)).toEqual(['go', 'x'.repeat(16), 'x'.repeat(16), `${'x'.repeat(8)} on`])
   })
 
+  test('marks stay with their words, and white space comes before any other boundary', () => {
+    expect(texts('We drank black Tea.', 4)).toEqual(['We drank black', 'Tea.'])
+    expect(texts('He said “no” (or “yes”) to him', 6)).toEqual(['He said “no”', '(or “yes”)', 'to him'])
+    expect(texts('see a/b/c now', 4)).toEqual(['see a/', 'b/c now'])
+    // a script without spaces is cut between words, never before a full stop
+    const chinese = texts('他 昨天我们去了东京和京都还有大阪。', 4)
+    expect(chinese.filter((chunk) => chunk.startsWith('。'))).toEqual([])
+    expect(chinese.join('').replace(/\s/g, '')).toBe('他昨天我们去了东京和京都还有大阪。')
+    // a word that fills a chunk alone is parted from its full stop, since nothing else is left
+    expect(texts('Tea.', 1)).toEqual(['Tea', '.'])
+  })
+
   test('a character that is too long for any chunk is an error', () => {
     expect(() => splitText('👍', { maxTokens: 1, count: (text) => 3 * text.length })).toThrow(
       /exceeds a chunk.*at most 1/,

@@ -1,8 +1,9 @@
-import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { KnowledgeBase } from '../../src/knowledge/knowledge-base.ts'
+import { addWithoutModel, syncWithoutModel } from '../../src/knowledge/unchanged.ts'
 import { fakeModel } from './fake-model.ts'
 
 let folder = ''
@@ -174,5 +175,52 @@ describe('syncing', () => {
     expect(await knowledge.removeFiles([at('docs/people.jsonl')])).toEqual({ documents: 2, chunks: 2 })
     expect(await knowledge.removeFiles([at('docs/')])).toEqual({ documents: 2, chunks: 2 })
     expect(await knowledge.stats()).toMatchObject({ documents: 0, chunks: 0, files: 0 })
+  })
+})
+
+describe('adding without a model', () => {
+  const facts = { fingerprint: 'fake', docMaxLength: 8 }
+  const add = () => addWithoutModel(at('kb'), [at('docs')], {}, facts)
+  async function addWithModel(): Promise<void> {
+    await using knowledge = await KnowledgeBase.open(at('kb'), { clara: fakeModel() })
+    await knowledge.addFiles([at('docs')])
+  }
+
+  test('reports what a knowledge base would while nothing changed, and leaves everything else to it', async () => {
+    expect(await add()).toBeUndefined()
+    await addWithModel()
+    await using knowledge = await KnowledgeBase.open(at('kb'), { clara: fakeModel() })
+    expect(await add()).toEqual(await knowledge.addFiles([at('docs')]))
+    expect(await add()).toMatchObject({ compressed: 0, unchanged: 2, files: { read: 0, unchanged: 3 } })
+    expect(await addWithoutModel(at('kb'), [at('docs')], { overlap: 2 }, facts)).toBeUndefined()
+    expect(await addWithoutModel(at('kb'), [at('docs')], {}, { ...facts, docMaxLength: 9 })).toBeUndefined()
+    expect(await addWithoutModel(at('kb'), [at('docs')], {}, { ...facts, fingerprint: 'other' })).toBeUndefined()
+    expect(await addWithoutModel(at('kb'), ['-'], {}, facts)).toBeUndefined()
+
+    // a new time with the same content is noted; then the file need not be read again
+    utimesSync(at('docs/oslo.md'), new Date(), new Date(Date.now() - 3_600_000))
+    expect(await add()).toMatchObject({ files: { unchanged: 3 } })
+    write('docs/empty.txt', '  ')
+    expect(await add()).toMatchObject({ compressed: 0, files: { read: 1, unchanged: 3 } })
+    write('docs/new.txt', 'Something new.')
+    expect(await add()).toBeUndefined()
+    await addWithModel()
+    write('docs/oslo.md', '# Oslo\n\nOslo is a town.\n')
+    expect(await add()).toBeUndefined()
+    await addWithModel()
+    expect(await add()).toMatchObject({ files: { read: 1, unchanged: 4 } })
+    expect(await knowledge.verify()).toMatchObject({ damaged: [] })
+  })
+
+  test('sync removes what is gone', async () => {
+    await addWithModel()
+    rmSync(at('docs/deep'), { recursive: true })
+    expect(await syncWithoutModel(at('kb'), [at('docs')], {}, facts)).toMatchObject({
+      compressed: 0,
+      files: { unchanged: 2 },
+      removed: { documents: 1, chunks: 1 },
+    })
+    await using knowledge = await KnowledgeBase.open(at('kb'), { clara: fakeModel() })
+    expect(await idsIn(knowledge)).toEqual(['docs/oslo.md', 'docs/people.jsonl#ada', 'docs/people.jsonl#alan'])
   })
 })

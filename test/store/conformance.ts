@@ -491,7 +491,7 @@ export function describeStore(name: string, open: (description: StoreDescription
       const store = await storeWith(makeRow('a#0'), makeRow('a#1', { chunk: 1 }), makeRow('b#0'))
       await store.putDocuments([record('a', { chunks: 2 })])
       const stats = await store.stats()
-      expect(stats).toMatchObject({ documents: 1, chunks: 3, schemaVersion: 1, index: { kind: 'exact', unindexed: 0 } })
+      expect(stats).toMatchObject({ documents: 1, chunks: 3, schemaVersion: 2, index: { kind: 'exact', unindexed: 0 } })
       expect(stats.bytes).toBeGreaterThan(3 * 8 * 4)
     })
 

@@ -71,7 +71,7 @@ describe('opening', () => {
   })
 
   test.each([
-    ['of a newer schema', { schemaVersion: 99 }, /newer version.*1 to 1.*99.*newest version/],
+    ['of a newer schema', { schemaVersion: 99 }, /newer version.*1 to 2.*99.*newest version/],
     ['without a schema version', { schemaVersion: undefined }, /no valid schema version/],
     ['of another format', { format: 'other' }, /does not describe a store/],
     ['without a fingerprint', { description: { memoryWidth: 4, vectorWidth: 3 } }, /no model fingerprint/],

@@ -1,6 +1,6 @@
 import { resolve } from 'node:path'
 import { ClaraError } from '../../errors.ts'
-import { checkSchemaVersion, type Migration, migrate, SCHEMA_VERSION } from '../schema.ts'
+import { checkSchemaVersion, type Migration, migrate, SCHEMA_VERSION, UNCHANGED_SINCE } from '../schema.ts'
 import type { Store, StoreDescription } from '../store.ts'
 import { checkDescription, checkSameStore } from '../validation.ts'
 import { explained, prepareFolder, readStoreFile, writerLock, writeStoreFile } from './folder.ts'
@@ -15,6 +15,8 @@ export interface LanceStoreOptions {
   readonly lockTimeout?: number
   /** Rows up to which a search compares with each; with more, an index is made in the background. Default: 10,000. */
   readonly exactUpTo?: number
+  /** Whether files are joined and indexes refreshed without being asked, as the store grows; `compact` does both. Default: true. */
+  readonly background?: boolean
 }
 
 /** Steps from older schema versions; there is none yet. */
@@ -26,7 +28,7 @@ const migrations: readonly Migration<Tables>[] = []
  * @throws ClaraError when the folder holds another model's store, one of a newer schema, or something else; when there is none and no description.
  */
 export async function openLanceStore(path: string, options: LanceStoreOptions = {}): Promise<Store> {
-  const { description, lockTimeout = 30_000, exactUpTo = 10_000 } = options
+  const { description, lockTimeout = 30_000, exactUpTo = 10_000, background = true } = options
   if (description !== undefined) checkDescription(description)
   const folder = resolve(path)
   const name = `The store "${path}"`
@@ -35,8 +37,8 @@ export async function openLanceStore(path: string, options: LanceStoreOptions = 
     checkSchemaVersion(name, found.schemaVersion)
     if (description !== undefined) checkSameStore(name, found.description, description)
     const tables = await openTables(folder, found.description.vectorWidth)
-    if (found.schemaVersion !== SCHEMA_VERSION) await upgrade(name, folder, tables, lockTimeout)
-    return new LanceStore(found.description, { folder, tables, lockTimeout, exactUpTo })
+    if (Number(found.schemaVersion) < UNCHANGED_SINCE) await upgrade(name, folder, tables, lockTimeout)
+    return new LanceStore(found.description, { folder, tables, lockTimeout, exactUpTo, background })
   } catch (error) {
     throw explained(path, error)
   }

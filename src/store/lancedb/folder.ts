@@ -23,6 +23,8 @@ export const writerLock = (folder: string) => join(folder, 'writer.lock')
 export const indexLock = (folder: string) => join(folder, 'index.lock')
 export const readersFolder = (folder: string) => join(folder, 'readers')
 export const dataFolder = (folder: string) => join(folder, 'data')
+/** The late-interaction index: made from the data, and made again where it is missing. */
+export const lateFile = (folder: string) => join(folder, 'late.index')
 const storeFile = (folder: string) => join(folder, 'store.json')
 
 /**
@@ -77,7 +79,8 @@ export async function prepareFolder(folder: string): Promise<void> {
   try {
     await mkdir(folder, { recursive: true })
     const foreign = (await readdir(folder)).filter(
-      (name) => name !== 'data' && name !== 'readers' && !/^(writer|index)\.lock|^store\.json\./.test(name),
+      (name) =>
+        name !== 'data' && name !== 'readers' && !/^(writer|index)\.lock|^store\.json\.|^late\.index/.test(name),
     )
     if (foreign.length > 0) {
       throw new ClaraError(`The folder "${folder}" holds no store, but other files.`, {

@@ -1,15 +1,16 @@
-import { readdir, stat } from 'node:fs/promises'
-import { join } from 'node:path'
 import type { RecordBatch } from 'apache-arrow'
 import { ClaraError } from '../../errors.ts'
 import { Findings } from '../damage.ts'
 import { checkFilter } from '../filter.ts'
+import { checkAdd, checkMemorySearch, checkSearch, checkTextSearch } from '../requests.ts'
 import { SCHEMA_VERSION } from '../schema.ts'
 import { slices } from '../slices.ts'
 import type {
   AddOutcome,
   Candidate,
   DocumentRecord,
+  Float32Memory,
+  MemoryCandidate,
   RowFilter,
   Store,
   StoreDescription,
@@ -20,36 +21,18 @@ import type {
   VectorSearchOptions,
   Verification,
 } from '../store.ts'
-import { checkFingerprint, checkLimit, checkRecords, checkRows, checkVector } from '../validation.ts'
-import { unitVector } from '../vector.ts'
-import { wordsOf } from '../words.ts'
+import { checkRecords } from '../validation.ts'
 import { conditionOf, keyOf, oneOf } from './filter.ts'
 import { Flusher } from './flush.ts'
 import { checkWritable, explained, indexLock, isMissing, writerLock } from './folder.ts'
+import { buildLateFile, LateSearch, lateRows, lateStats, needsLateFile } from './late.ts'
 import { lock } from './lock.ts'
 import { buildIndex, indexState, indexStats, isUntidy, needsIndex, tidy } from './maintenance.ts'
-import {
-  decodeDocument,
-  decodeRow,
-  encodeDocuments,
-  encodeRows,
-  memoryAt,
-  numberAt,
-  rowColumns,
-  storeRow,
-  textAt,
-} from './rows.ts'
+import { bytesIn, hashesOf, KEYS, readById } from './reads.ts'
+import { decodeDocument, decodeRow, encodeDocuments, encodeRows, memoryAt, rowColumns, storeRow } from './rows.ts'
+import { searchVectors, searchWords } from './search.ts'
 import { pinned, type Tables } from './tables.ts'
 import { removeDamage, verifyTables } from './verify.ts'
-
-/** Rows that are asked for by id at a time. */
-const KEYS = 1_000
-/** Partitions of the vector index that a search looks into, and how many candidates it compares exactly: multiples of what is asked for, and a least. */
-const PROBES = 32
-const REFINE = 4
-const LEAST_REFINED = 256
-/** When no more rows than this pass a filter, an index has little to find among them: they are compared one by one. */
-const EXACT_IF_PASSING = 2_000
 
 export interface LanceStorePlace {
   readonly folder: string
@@ -57,6 +40,7 @@ export interface LanceStorePlace {
   /** Milliseconds. */
   readonly lockTimeout: number
   readonly exactUpTo: number
+  readonly background: boolean
 }
 
 /** A store whose tables are open. */
@@ -66,7 +50,9 @@ export class LanceStore implements Store {
   readonly #tables: Tables
   readonly #lockTimeout: number
   readonly #exactUpTo: number
+  readonly #maintains: boolean
   readonly #flusher: Flusher
+  readonly #late: LateSearch
   #closed = false
   /** The writes of this process, one after the other. */
   #writing: Promise<unknown> = Promise.resolve()
@@ -76,24 +62,25 @@ export class LanceStore implements Store {
   /** Rows when the vector index was made; 0 when this process did not make it. */
   #trained = 0
 
-  constructor(description: StoreDescription, { folder, tables, lockTimeout, exactUpTo }: LanceStorePlace) {
+  constructor(description: StoreDescription, { folder, tables, lockTimeout, exactUpTo, background }: LanceStorePlace) {
     this.description = description
     this.#folder = folder
     this.#tables = tables
     this.#flusher = new Flusher(folder)
+    this.#late = new LateSearch(folder, tables, description.memoryWidth)
     this.#lockTimeout = lockTimeout
     this.#exactUpTo = exactUpTo
+    this.#maintains = background
   }
 
   async add(rows: readonly StoreRow[], options: { readonly fingerprint: string }): Promise<AddOutcome> {
     this.#checkOpen()
-    checkFingerprint('A row to add', options.fingerprint, this.description)
-    checkRows(rows, this.description)
+    checkAdd(rows, options, this.description)
     if (rows.length === 0) return { added: 0, replaced: 0, unchanged: 0 }
     const { arrow, rowsSchema, rows: table } = this.#tables
     const distinct = new Map(rows.map((row) => [row.id, row]))
     return this.#write(async () => {
-      const present = await this.#hashes([...distinct.keys()])
+      const present = await hashesOf(this.#tables, [...distinct.keys()])
       const changed = [...distinct.values()].filter(({ id, contentHash }) => present.get(id) !== contentHash)
       const replaced = changed.filter(({ id }) => present.has(id)).length
       const outcome = { added: changed.length - replaced, replaced, unchanged: rows.length - changed.length }
@@ -106,7 +93,7 @@ export class LanceStore implements Store {
   }
 
   async get(ids: readonly string[]): Promise<(StoreRow | undefined)[]> {
-    return this.#byId(ids, rowColumns, (batch, index) => storeRow(decodeRow(batch, index).row))
+    return this.#byId(ids, rowColumns(this.#tables.rowsSchema), (batch, index) => storeRow(decodeRow(batch, index).row))
   }
 
   async memories(ids: readonly string[]): Promise<(StoredMemory | undefined)[]> {
@@ -115,7 +102,7 @@ export class LanceStore implements Store {
 
   async contentHashes(ids: readonly string[]): Promise<(string | undefined)[]> {
     this.#checkOpen()
-    const hashes = await this.#read(() => this.#hashes(ids))
+    const hashes = await this.#read(() => hashesOf(this.#tables, ids))
     return ids.map((id) => hashes.get(id))
   }
 
@@ -188,47 +175,22 @@ export class LanceStore implements Store {
 
   async search(vector: Float32Array, options: VectorSearchOptions): Promise<Candidate[]> {
     this.#checkOpen()
-    checkFingerprint('The query', options.fingerprint, this.description)
-    checkVector('The query vector', vector, this.description)
-    checkLimit(options.limit)
-    checkFilter(options.filter)
-    const { limit } = options
-    const condition = conditionOf(options.filter)
-    return this.#read(async () => {
-      const query = this.#tables.rows
-        .query()
-        .nearestTo(unitVector(vector))
-        .column('vector')
-        .distanceType('cosine')
-        .select(['id', 'document_id', '_distance'])
-        .limit(limit)
-        .refineFactor(Math.max(REFINE, Math.ceil(LEAST_REFINED / limit)))
-      if (condition !== undefined) query.where(condition)
-      const share = options.exact ? 0 : await this.#passingShare(condition)
-      if (share === 0) query.bypassVectorIndex()
-      // The fewer rows pass, the farther apart they lie.
-      else query.nprobes(Math.ceil(Math.max(PROBES, limit / 64) * Math.min(8, share ** -0.5)))
-      const candidates = await this.#candidates(query, (batch, index) => 1 - numberAt(batch, '_distance', index))
-      return candidates.map(({ score, ...rest }) => ({ ...rest, score: Math.max(-1, Math.min(1, score)) }))
-    })
+    checkSearch(vector, options, this.description)
+    return this.#read(() => searchVectors(this.#tables, vector, options))
+  }
+
+  async searchMemory(query: Float32Memory, options: VectorSearchOptions): Promise<MemoryCandidate[]> {
+    this.#checkOpen()
+    checkMemorySearch(query, options, this.description)
+    const { limit, filter, exact = false } = options
+    const condition = conditionOf(filter)
+    return this.#read(() => this.#late.find({ tokens: query.tokens, limit, condition, exhaustive: exact }))
   }
 
   async searchText(query: string, options: TextSearchOptions): Promise<Candidate[]> {
     this.#checkOpen()
-    checkLimit(options.limit)
-    checkFilter(options.filter)
-    const words = [...new Set(wordsOf(query))].join(' ')
-    if (words === '') return []
-    const condition = conditionOf(options.filter)
-    return this.#read(async () => {
-      const search = this.#tables.rows
-        .query()
-        .fullTextSearch(new this.#tables.lance.MatchQuery(words, 'words'))
-        .select(['id', 'document_id', '_score'])
-        .limit(options.limit)
-      if (condition !== undefined) search.where(condition)
-      return this.#candidates(search, (batch, index) => numberAt(batch, '_score', index))
-    })
+    checkTextSearch(options)
+    return this.#read(() => searchWords(this.#tables, query, options))
   }
 
   async *iterate(filter?: RowFilter): AsyncGenerator<StoreRow> {
@@ -236,7 +198,7 @@ export class LanceStore implements Store {
     checkFilter(filter)
     const { table, release } = await this.#read(() => pinned(this.#folder, this.#tables, 'rows'))
     try {
-      const query = table.query().select([...rowColumns])
+      const query = table.query().select(rowColumns(this.#tables.rowsSchema))
       const condition = conditionOf(filter)
       if (condition !== undefined) query.where(condition)
       for await (const batch of this.#batches(query)) {
@@ -258,7 +220,7 @@ export class LanceStore implements Store {
       documents: await this.#tables.documents.countRows(),
       chunks: await this.#tables.rows.countRows(),
       bytes: await bytesIn(this.#folder),
-      index: await indexStats(this.#tables.rows, this.#problem),
+      index: await this.#indexStats(),
     }))
   }
 
@@ -287,6 +249,7 @@ export class LanceStore implements Store {
     if (this.#closed) return
     this.#closed = true
     await Promise.allSettled([this.#writing, this.#background])
+    this.#late.close()
     this.#tables.rows.close()
     this.#tables.documents.close()
     this.#tables.connection.close()
@@ -296,63 +259,13 @@ export class LanceStore implements Store {
     await this.close()
   }
 
-  /** Which share of the rows meets a condition; 0 when these are so few that comparing with each is best. */
-  async #passingShare(condition: string | undefined): Promise<number> {
-    if (condition === undefined) return 1
-    const passing = await this.#tables.rows.countRows(condition)
-    return passing <= EXACT_IF_PASSING ? 0 : passing / (await this.#tables.rows.countRows())
-  }
-
-  async #hashes(ids: readonly string[]): Promise<Map<string, string>> {
-    const hashes = new Map<string, string>()
-    for (const some of slices([...new Set(ids)], KEYS)) {
-      const condition = oneOf('key', some.map(keyOf))
-      const query = this.#tables.rows.query().where(condition).select(['id', 'content_hash'])
-      for await (const batch of query) {
-        for (let index = 0; index < batch.numRows; index++) {
-          hashes.set(textAt(batch, 'id', index), textAt(batch, 'content_hash', index))
-        }
-      }
-    }
-    return hashes
-  }
-
-  async #byId<Value>(
+  #byId<Value>(
     ids: readonly string[],
     columns: readonly string[],
     decode: (batch: RecordBatch, index: number) => Value,
   ): Promise<(Value | undefined)[]> {
     this.#checkOpen()
-    return this.#read(async () => {
-      // Decoded anew for every place: one id may be asked for twice, and callers own what they get.
-      const places = new Map<string, number[]>()
-      for (const [place, id] of ids.entries()) places.set(id, [...(places.get(id) ?? []), place])
-      const values = new Array<Value | undefined>(ids.length)
-      for (const some of slices([...places.keys()], KEYS)) {
-        const query = this.#tables.rows.query().where(oneOf('key', some.map(keyOf)))
-        query.select([...new Set(['id', ...columns])])
-        for await (const batch of query) {
-          for (let index = 0; index < batch.numRows; index++) {
-            for (const place of places.get(textAt(batch, 'id', index)) ?? []) values[place] = decode(batch, index)
-          }
-        }
-      }
-      return values
-    })
-  }
-
-  async #candidates(
-    query: AsyncIterable<RecordBatch>,
-    score: (batch: RecordBatch, index: number) => number,
-  ): Promise<Candidate[]> {
-    const candidates: Candidate[] = []
-    for await (const batch of query) {
-      for (let index = 0; index < batch.numRows; index++) {
-        const id = textAt(batch, 'id', index)
-        candidates.push({ id, documentId: textAt(batch, 'document_id', index), score: score(batch, index) })
-      }
-    }
-    return candidates.sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1))
+    return this.#read(() => readById(this.#tables, ids, columns, decode))
   }
 
   async *#batches(query: AsyncIterable<RecordBatch>): AsyncGenerator<RecordBatch> {
@@ -401,7 +314,7 @@ export class LanceStore implements Store {
 
   /** In the background: what it does can wait, and when it fails, `stats` says so and a later write tries again. */
   #maintain(): void {
-    if (this.#closed || this.#background !== undefined || ++this.#writes % 16 !== 0) return
+    if (!this.#maintains || this.#closed || this.#background !== undefined || ++this.#writes % 16 !== 0) return
     this.#background = (async () => {
       try {
         if (await isUntidy(this.#tables.rows)) await this.#write(() => tidy(this.#folder, this.#tables))
@@ -415,33 +328,37 @@ export class LanceStore implements Store {
   }
 
   async #refreshIndex(): Promise<void> {
+    const { vectorWidth, memoryWidth } = this.description
+    if (vectorWidth === 0) {
+      const rows = await this.#tables.rows.countRows()
+      if (!needsLateFile(rows, lateRows(this.#folder, memoryWidth), this.#late.fresh)) return
+      await this.#underIndexLock(() => buildLateFile(this.#folder, this.#tables, memoryWidth))
+      return
+    }
     const { rows, indexed } = await indexState(this.#tables.rows)
     if (!needsIndex(rows, indexed, this.#trained || (indexed ?? 0), this.#exactUpTo)) return
+    await this.#underIndexLock(() => buildIndex(this.#tables, rows, vectorWidth))
+    this.#trained = rows
+  }
+
+  async #underIndexLock(build: () => Promise<void>): Promise<void> {
     const release = await lock(indexLock(this.#folder), this.#lockTimeout)
     try {
-      await buildIndex(this.#tables, rows, this.description.vectorWidth)
-      this.#trained = rows
+      await build()
       this.#problem = undefined
     } finally {
       await release()
     }
   }
 
+  async #indexStats(): Promise<StoreStats['index']> {
+    if (this.description.vectorWidth > 0) return indexStats(this.#tables.rows, this.#problem)
+    const indexed = lateRows(this.#folder, this.description.memoryWidth)
+    const rows = await this.#tables.rows.countRows()
+    return lateStats(rows, indexed, this.#problem)
+  }
+
   #checkOpen(): void {
     if (this.#closed) throw new ClaraError('The store is closed.', { hint: 'Open it again.' })
   }
-}
-
-async function bytesIn(folder: string): Promise<number> {
-  const entries = await readdir(folder, { recursive: true, withFileTypes: true })
-  let bytes = 0
-  for (const entry of entries) {
-    // a file may go while it is looked at
-    if (entry.isFile())
-      bytes += await stat(join(entry.parentPath, entry.name)).then(
-        ({ size }) => size,
-        () => 0,
-      )
-  }
-  return bytes
 }

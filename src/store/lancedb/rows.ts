@@ -14,8 +14,8 @@ export type Arrow = typeof ArrowModule
 const BATCH = 512
 const compressed = new Map([['lance-encoding:compression', 'zstd']])
 
-/** Names of the columns that make up a row, in the order of the table. */
-export const rowColumns = [
+/** Columns that make up a row; there are no vectors in a store that keeps none. */
+const allColumns = [
   'id',
   'document_id',
   'chunk',
@@ -27,12 +27,18 @@ export const rowColumns = [
   'checksum',
 ] as const
 
+/** Names of the columns that make up a row of a table, in its order. */
+export function rowColumns(schema: ArrowModule.Schema): string[] {
+  const present = new Set(schema.fields.map(({ name }) => String(name)))
+  return allColumns.filter((name) => present.has(name))
+}
+
 export function rowsSchema(arrow: Arrow, vectorWidth: number): ArrowModule.Schema {
   const text = (name: string, metadata?: Map<string, string>) =>
     new arrow.Field(name, new arrow.Utf8(), false, metadata)
   return new arrow.Schema([
-    text('key'),
-    text('document_key'),
+    text('key', compressed),
+    text('document_key', compressed),
     text('id'),
     text('document_id'),
     new arrow.Field('chunk', new arrow.Int32(), false),
@@ -41,15 +47,15 @@ export function rowsSchema(arrow: Arrow, vectorWidth: number): ArrowModule.Schem
     text('metadata', compressed),
     new arrow.Field('facts', new arrow.List(text('item')), false),
     text('ordered', compressed),
-    text('content_hash'),
+    text('content_hash', compressed),
     new arrow.Field('memory', new arrow.Binary(), false),
-    new arrow.Field(
-      'vector',
-      new arrow.FixedSizeList(vectorWidth, new arrow.Field('item', new arrow.Float32(), true)),
-      false,
-    ),
-    text('checksum'),
+    ...(vectorWidth === 0 ? [] : [new arrow.Field('vector', vectorType(arrow, vectorWidth), false)]),
+    text('checksum', compressed),
   ])
+}
+
+function vectorType(arrow: Arrow, width: number): ArrowModule.FixedSizeList {
+  return new arrow.FixedSizeList(width, new arrow.Field('item', new arrow.Float32(), true))
 }
 
 export function documentsSchema(arrow: Arrow): ArrowModule.Schema {
@@ -100,7 +106,7 @@ export function encodeRows(arrow: Arrow, schema: ArrowModule.Schema, rows: reado
           arrow,
           encoded.map(({ memory }) => memory),
         ),
-        vectors(
+        ...vectors(
           arrow,
           encoded.map(({ vector }) => vector),
         ),
@@ -159,16 +165,17 @@ function binary(arrow: Arrow, values: readonly Uint8Array[]): ArrowModule.Data {
   return arrow.makeData({ type: new arrow.Binary(), length: values.length, nullCount: 0, valueOffsets, data })
 }
 
-function vectors(arrow: Arrow, values: readonly Float32Array[]): ArrowModule.Data {
+/** One column, or none where the store keeps no vectors. */
+function vectors(arrow: Arrow, values: readonly Float32Array[]): ArrowModule.Data[] {
   const width = values[0]?.length ?? 0
+  if (width === 0) return []
   const data = new Float32Array(values.length * width)
   for (const [index, value] of values.entries()) data.set(value, index * width)
   const child = arrow.makeData({ type: new arrow.Float32(), length: data.length, nullCount: 0, data })
-  const type = new arrow.FixedSizeList(width, new arrow.Field('item', new arrow.Float32(), true))
-  return arrow.makeData({ type, length: values.length, nullCount: 0, child })
+  return [arrow.makeData({ type: vectorType(arrow, width), length: values.length, nullCount: 0, child })]
 }
 
-/** A row of a batch; the columns of {@link rowColumns} must have been selected. */
+/** A row of a batch; its {@link rowColumns} must have been selected. */
 export function decodeRow(batch: ArrowModule.RecordBatch, index: number): { row: EncodedRow; checksum: string } {
   const row = {
     id: textAt(batch, 'id', index),
@@ -202,13 +209,29 @@ export function decodeDocument(batch: ArrowModule.RecordBatch, index: number): D
 }
 
 export function textAt(batch: ArrowModule.RecordBatch, column: string, index: number): string {
+  return textColumn(batch, column)(index)
+}
+
+/** A column's texts by row: for many of them, since looking for the column takes longer than reading it. */
+export function textColumn(batch: ArrowModule.RecordBatch, column: string): (index: number) => string {
+  const bytesOf = binaryColumn(batch, column)
+  return (index) => {
+    const bytes = bytesOf(index)
+    // Not through Arrow's own reading, which drops a byte-order mark at the beginning.
+    return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('utf8')
+  }
+}
+
+/** A column's bytes by row, where they lie in the batch. */
+export function binaryColumn(batch: ArrowModule.RecordBatch, column: string): (index: number) => Uint8Array {
   const [data] = batch.getChild(column)?.data ?? []
-  const start: unknown = data?.valueOffsets?.[index]
-  const end: unknown = data?.valueOffsets?.[index + 1]
+  const offsets: unknown = data?.valueOffsets
   const values: unknown = data?.values
-  if (typeof start !== 'number' || typeof end !== 'number' || !(values instanceof Uint8Array)) throw unreadable(column)
-  // Not through Arrow's own reading, which drops a byte-order mark at the beginning.
-  return Buffer.from(values.buffer, values.byteOffset + start, end - start).toString('utf8')
+  return (index) => {
+    const [start, end] = offsets instanceof Int32Array ? [offsets[index], offsets[index + 1]] : []
+    if (start === undefined || end === undefined || !(values instanceof Uint8Array)) throw unreadable(column)
+    return values.subarray(start, end)
+  }
 }
 
 export function numberAt(batch: ArrowModule.RecordBatch, column: string, index: number): number {
@@ -224,7 +247,9 @@ function bytesAt(batch: ArrowModule.RecordBatch, column: string, index: number):
 }
 
 function vectorAt(batch: ArrowModule.RecordBatch, index: number): Float32Array {
-  const value: unknown = batch.getChild('vector')?.get(index)?.toArray()
+  const column = batch.getChild('vector')
+  if (column === null) return new Float32Array()
+  const value: unknown = column.get(index)?.toArray()
   if (!(value instanceof Float32Array)) throw unreadable('vector')
   return value
 }

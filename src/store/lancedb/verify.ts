@@ -20,11 +20,12 @@ const FILE = 2n ** 32n
 export async function verifyTables(folder: string, tables: Tables, findings: Findings): Promise<bigint[]> {
   const { table, release } = await pinned(folder, tables, 'rows')
   const lost: bigint[] = []
+  const columns = rowColumns(tables.rowsSchema)
   try {
     for (const places of filesOf(await placesOf(table))) {
       // When neither the first, the middle nor the last row can be read, the file itself is damaged, and not tried row by row.
       const samples = [places[0], places[places.length >> 1], places.at(-1)].filter((place) => place !== undefined)
-      const problems = await Promise.all(samples.map((place) => read(table, [place]).catch(briefly)))
+      const problems = await Promise.all(samples.map((place) => read(table, columns, [place]).catch(briefly)))
       const [problem] = problems
       if (places.length > BLOCK && typeof problem === 'string' && problems.every((one) => typeof one === 'string')) {
         findings.report({ problem: `${places.length} rows in one file cannot be read: ${problem}` })
@@ -32,7 +33,7 @@ export async function verifyTables(folder: string, tables: Tables, findings: Fin
         continue
       }
       for (let start = 0; start < places.length; start += BLOCK) {
-        lost.push(...(await verifyBlock(table, places.slice(start, start + BLOCK), findings)))
+        lost.push(...(await verifyBlock(table, columns, places.slice(start, start + BLOCK), findings)))
       }
     }
   } finally {
@@ -74,22 +75,27 @@ function filesOf(places: readonly bigint[]): bigint[][] {
   return [...files.values()]
 }
 
-async function read(table: Table, places: bigint[]): Promise<RecordBatch[]> {
+async function read(table: Table, columns: readonly string[], places: bigint[]): Promise<RecordBatch[]> {
   const batches: RecordBatch[] = []
   for await (const batch of table
     .takeRowIds(places)
-    .select([...rowColumns])
+    .select([...columns])
     .withRowId())
     batches.push(batch)
   return batches
 }
 
 /** Checks some rows; when they cannot be read together, by halves, down to those that cannot be read at all. */
-async function verifyBlock(table: Table, places: bigint[], findings: Findings): Promise<bigint[]> {
+async function verifyBlock(
+  table: Table,
+  columns: readonly string[],
+  places: bigint[],
+  findings: Findings,
+): Promise<bigint[]> {
   const lost: bigint[] = []
   let batches: RecordBatch[]
   try {
-    batches = await read(table, places)
+    batches = await read(table, columns, places)
   } catch (error) {
     if (places.length === 1) {
       findings.report({ problem: `a row cannot be read: ${briefly(error)}` })
@@ -97,8 +103,8 @@ async function verifyBlock(table: Table, places: bigint[], findings: Findings): 
     }
     const half = places.length >> 1
     return [
-      ...(await verifyBlock(table, places.slice(0, half), findings)),
-      ...(await verifyBlock(table, places.slice(half), findings)),
+      ...(await verifyBlock(table, columns, places.slice(0, half), findings)),
+      ...(await verifyBlock(table, columns, places.slice(half), findings)),
     ]
   }
   for (const batch of batches) {

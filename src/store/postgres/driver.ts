@@ -1,5 +1,5 @@
 import { ClaraError } from '../../errors.ts'
-import { checkSchemaVersion, migrate, SCHEMA_VERSION } from '../schema.ts'
+import { checkSchemaVersion, migrate, SCHEMA_VERSION, UNCHANGED_SINCE } from '../schema.ts'
 import type { Store, StoreDescription } from '../store.ts'
 import { checkDescription, checkSameStore } from '../validation.ts'
 import { inTransaction, openPool, withRetries } from './connection.ts'
@@ -22,6 +22,8 @@ export interface PostgresStoreOptions {
   readonly exactUpTo?: number
 }
 
+const isUnchanged = (version: number) => version >= UNCHANGED_SINCE && version <= SCHEMA_VERSION
+
 /**
  * Opens a store in a PostgreSQL database with pgvector (0.7 or later), and makes it when there is none yet and a description is given.
  *
@@ -39,11 +41,12 @@ export async function openPostgresStore(url: string, options: PostgresStoreOptio
   try {
     const found = await withRetries(patience, async () => {
       const present = await readDescription(pool, tables)
-      if (present?.schemaVersion === SCHEMA_VERSION) return present
+      if (present !== undefined && isUnchanged(present.schemaVersion)) return present
       return inTransaction(pool, async (client) => {
         await lockStore(client, schema, lockTimeout)
         const current = await readDescription(client, tables)
         if (current !== undefined) {
+          if (isUnchanged(current.schemaVersion)) return current
           await migrate(name, current.schemaVersion, client, migrations, async (version) => {
             await client.query(`UPDATE ${tables('store')} SET schema_version = $1`, [version])
           })

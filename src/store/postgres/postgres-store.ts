@@ -4,6 +4,7 @@ import { ClaraError } from '../../errors.ts'
 import { decodeMemory, recordChecksum, rowChecksum } from '../codec.ts'
 import { Findings } from '../damage.ts'
 import { checkFilter } from '../filter.ts'
+import { checkAdd, checkSearch, checkTextSearch } from '../requests.ts'
 import { SCHEMA_VERSION } from '../schema.ts'
 import { slices } from '../slices.ts'
 import type {
@@ -20,8 +21,7 @@ import type {
   VectorSearchOptions,
   Verification,
 } from '../store.ts'
-import { checkFingerprint, checkLimit, checkRecords, checkRows, checkVector } from '../validation.ts'
-import { unitVector } from '../vector.ts'
+import { checkRecords } from '../validation.ts'
 import { inTransaction, withRetries } from './connection.ts'
 import { conditionOf, keyOf, Parameters } from './filter.ts'
 import { lockKeys, lockStore } from './lock.ts'
@@ -38,6 +38,7 @@ import {
 } from './rows.ts'
 import { type TableName, WIDEST_INDEXED } from './schema.ts'
 import { escaped, unescaped } from './text.ts'
+import { searchVectors } from './vectors.ts'
 import { searchText } from './words.ts'
 
 /** Rows that a reader of all asks for at a time. */
@@ -77,8 +78,7 @@ export class PostgresStore implements Store {
 
   async add(rows: readonly StoreRow[], options: { readonly fingerprint: string }): Promise<AddOutcome> {
     this.#checkOpen()
-    checkFingerprint('A row to add', options.fingerprint, this.description)
-    checkRows(rows, this.description)
+    checkAdd(rows, options, this.description)
     if (rows.length === 0) return { added: 0, replaced: 0, unchanged: 0 }
     const distinct = new Map(rows.map((row) => [row.id, row]))
     return this.#write(async (client) => {
@@ -153,46 +153,16 @@ export class PostgresStore implements Store {
 
   async search(vector: Float32Array, options: VectorSearchOptions): Promise<Candidate[]> {
     this.#checkOpen()
-    checkFingerprint('The query', options.fingerprint, this.description)
-    checkVector('The query vector', vector, this.description)
-    checkLimit(options.limit)
-    checkFilter(options.filter)
-    const { vectorWidth } = this.description
+    checkSearch(vector, options, this.description)
     const approximate = !options.exact && (await this.#read((pool) => this.#worthAnIndex(pool, options.filter)))
-    const parameters = new Parameters()
-    const query = `${parameters.add(`[${unitVector(vector).join(',')}]`)}::vector(${vectorWidth})`
-    const condition = conditionOf(options.filter, parameters)
-    const limit = parameters.add(options.limit)
-    // The index knows halves; what it finds is compared again in full.
-    const source = approximate
-      ? `(SELECT id, document_id, vector FROM ${this.#rows} WHERE ${condition}
-          ORDER BY vector::halfvec(${vectorWidth}) <=> ${query}::halfvec(${vectorWidth}) LIMIT 2 * ${limit}::bigint)`
-      : `(SELECT id, document_id, vector FROM ${this.#rows} WHERE ${condition})`
-    const text = `SELECT id, document_id, 1 - (vector <=> ${query}) AS score FROM ${source} AS candidates
-      ORDER BY vector <=> ${query}, id COLLATE "C" LIMIT ${limit}`
     return withRetries(this.#place.patience, () =>
-      inTransaction(this.#place.pool, async (client) => {
-        if (approximate) {
-          const breadth = Math.min(1000, Math.max(100, 2 * options.limit))
-          await client.query("SELECT set_config('hnsw.ef_search', $1, true)", [String(breadth)])
-          await client.query("SELECT set_config('hnsw.iterative_scan', 'strict_order', true)")
-        }
-        const { rows } = await client.query<{ id: string; document_id: string; score: number }>(text, parameters.values)
-        return rows
-          .map(({ id, document_id, score }) => ({
-            id: unescaped(id),
-            documentId: unescaped(document_id),
-            score: Math.max(-1, Math.min(1, score)),
-          }))
-          .sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1))
-      }),
+      searchVectors(this.#place.pool, this.#rows, vector, options, approximate),
     )
   }
 
   async searchText(query: string, options: TextSearchOptions): Promise<Candidate[]> {
     this.#checkOpen()
-    checkLimit(options.limit)
-    checkFilter(options.filter)
+    checkTextSearch(options)
     return this.#read((pool) => searchText(pool, this.#rows, query, options))
   }
 

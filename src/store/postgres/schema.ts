@@ -47,6 +47,12 @@ export async function createStore(
   description: StoreDescription,
 ): Promise<void> {
   const { vectorWidth } = description
+  if (vectorWidth === 0) {
+    throw new ClaraError('A store in PostgreSQL finds by retrieval vectors, and needs them.', {
+      expected: `a vectorWidth from 1 to ${WIDEST}`,
+      received: '0',
+    })
+  }
   if (vectorWidth > WIDEST) {
     throw new ClaraError('The retrieval vectors are too wide for PostgreSQL.', {
       expected: `at most ${WIDEST} numbers`,

@@ -1,0 +1,181 @@
+import { join } from 'node:path'
+import type { Memory } from '../../src/clara/encoder.ts'
+import { memorySimilarity } from '../../src/clara/similarity.ts'
+import { rank, type SearchTarget } from '../../src/knowledge/search.ts'
+import { openRuntime } from '../../src/runtime/runtime.ts'
+import { openLanceStore } from '../../src/store/lancedb/driver.ts'
+import { dequantiseMemory, quantiseMemory } from '../../src/store/quantise.ts'
+import type { Int8Memory, Store, StoreRow } from '../../src/store/store.ts'
+import { median, milliseconds } from '../measure.ts'
+import { openBruteForce } from './brute-force.ts'
+import { filledUp, type Material } from './material.ts'
+
+export interface RetrievalFigures {
+  readonly recallAt10OfExact: number
+  readonly bruteForceOverSearch: number
+  readonly searchP95Ms: number
+  readonly searchMedianMs: number
+  readonly bruteForceMs: number
+  readonly bytesPerChunk: number
+  readonly kilobytesPerChunk: number
+}
+
+export interface RetrievalOptions {
+  readonly material: Material
+  readonly passages: number
+  readonly batch: number
+  readonly threads: number
+  /** Folder for the store. */
+  readonly work: string
+}
+
+const TOP = 10
+/** The best by the integer product, of which the exact score then orders the first ten. */
+const RECHECKED = 64
+
+/** Two-step retrieval against comparing with every passage. */
+export async function measureRetrieval(
+  options: RetrievalOptions,
+  report: (measuring: string) => void,
+): Promise<RetrievalFigures> {
+  const { material, threads } = options
+  const { questions } = material
+  report('writing passages into a store')
+  const { store, memories, float32Bytes } = await filledStore(options)
+  await using opened = store
+  const { bytes, chunks } = await opened.stats()
+  report('brute force')
+  const { times: bruteTimes, best } = await bruteForce(memories, questions, threads)
+  report('search')
+  const { times, found } = await searchAll(opened, material.fingerprint, questions)
+  let common = 0
+  best.forEach((ids, index) => {
+    common += ids.filter((id) => found[index]?.includes(id)).length
+  })
+  const searchP95Ms = quantile(times, 0.95)
+  const bruteForceMs = median(bruteTimes)
+  return {
+    recallAt10OfExact: common / best.reduce((sum, ids) => sum + ids.length, 0),
+    bruteForceOverSearch: bruteForceMs / searchP95Ms,
+    searchP95Ms,
+    searchMedianMs: median(times),
+    bruteForceMs,
+    bytesPerChunk: bytes / float32Bytes,
+    kilobytesPerChunk: bytes / chunks / 1000,
+  }
+}
+
+async function filledStore({ material, passages, batch, work }: RetrievalOptions): Promise<{
+  readonly store: Store
+  readonly memories: readonly Int8Memory[]
+  readonly float32Bytes: number
+}> {
+  const { fingerprint } = material
+  const memoryWidth = material.passages[0]?.memory.shape[1] ?? 0
+  const description = { fingerprint, memoryWidth, vectorWidth: 0 }
+  const store = await openLanceStore(join(work, 'passages'), { description, background: false })
+  const memories: Int8Memory[] = []
+  let float32Bytes = 0
+  let rows: StoreRow[] = []
+  const write = async () => {
+    await store.add(rows, { fingerprint })
+    await store.putDocuments(
+      rows.map(({ documentId, contentHash }) => ({ documentId, contentHash, chunks: 1, details: null })),
+    )
+    rows = []
+  }
+  for (const { text, memory } of filledUp(material.passages, passages)) {
+    const [n, width] = memory.shape
+    const int8 = quantiseMemory({ dtype: 'float32', tokens: memory.tokens, n, width })
+    float32Bytes += memory.tokens.byteLength
+    rows.push(rowOf(memories.length, text, int8))
+    memories.push(int8)
+    if (rows.length === batch) await write()
+  }
+  if (rows.length > 0) await write()
+  await store.compact()
+  return { store, memories, float32Bytes }
+}
+
+/** A row as a knowledge base would write it. */
+export function rowOf(index: number, text: string, memory: Int8Memory): StoreRow {
+  return {
+    id: `${index}#0`,
+    documentId: String(index),
+    chunk: 0,
+    text,
+    metadata: { 'clara.place': { start: 0, end: text.length } },
+    // as long as a real one, and as hard to compress
+    contentHash: Array.from({ length: 8 }, (_, part) =>
+      (Math.imul(index + 1, 2654435761 + part) >>> 0).toString(16).padStart(8, '0'),
+    ).join(''),
+    memory,
+    vector: new Float32Array(),
+  }
+}
+
+async function bruteForce(memories: readonly Int8Memory[], questions: readonly Memory[], threads: number) {
+  await using runtime = await openRuntime({ threads })
+  await using brute = await openBruteForce(runtime, memories)
+  const times: number[] = []
+  const best: string[][] = []
+  for (const [index, question] of questions.entries()) {
+    let scores: Float32Array = new Float32Array()
+    const time = await milliseconds(async () => {
+      scores = await brute.scores(question)
+    })
+    // the first one finds nothing prepared
+    if (index > 0 || questions.length === 1) times.push(time)
+    best.push(exactBest(question, scores, memories))
+  }
+  return { times, best }
+}
+
+/** The ten passages with the greatest score by the model itself, of those with the greatest integer products. */
+function exactBest(question: Memory, scores: Float32Array, memories: readonly Int8Memory[]): string[] {
+  const least = Float32Array.from(scores).sort().at(-Math.min(RECHECKED, scores.length)) ?? 0
+  const exact: { readonly index: number; readonly score: number }[] = []
+  for (const [index, score] of scores.entries()) {
+    const memory = memories[index]
+    if (score < least || memory === undefined) continue
+    const { tokens, width } = dequantiseMemory(memory)
+    exact.push({ index, score: memorySimilarity('maxsim', question.tokens, tokens, width) })
+  }
+  return exact
+    .sort((one, other) => other.score - one.score || one.index - other.index)
+    .slice(0, TOP)
+    .map(({ index }) => `${index}#0`)
+}
+
+/** Searches with every question twice, and counts the second time. */
+export async function searchAll(store: Store, fingerprint: string, questions: readonly Memory[]) {
+  const width = store.description.memoryWidth
+  const target: SearchTarget = {
+    clara: {
+      model: { fingerprint, config: { compressor: { similarity: 'maxsim' } } },
+      score: (question, document) => memorySimilarity('maxsim', question.tokens, document.tokens, width),
+    },
+    store,
+    vectorOf: () => new Float32Array(),
+  }
+  const search = (question: Memory) => rank('', question, target, { mode: 'latent', topK: TOP })
+  for (const question of questions) await search(question)
+  const times: number[] = []
+  const found: string[][] = []
+  for (const question of questions) {
+    let ids: readonly string[] = []
+    times.push(
+      await milliseconds(async () => {
+        ids = (await search(question)).ids
+      }),
+    )
+    found.push([...ids])
+  }
+  return { times, found }
+}
+
+/** The value that a share of some values is not above. */
+export function quantile(values: readonly number[], share: number): number {
+  const sorted = [...values].sort((one, other) => one - other)
+  return sorted[Math.min(sorted.length - 1, Math.ceil(share * sorted.length) - 1)] ?? Number.NaN
+}

@@ -1,0 +1,255 @@
+import { bytesOf } from '../codec.ts'
+import {
+  type AskedToken,
+  askedTokens,
+  BLOCK,
+  blocksFor,
+  FACTOR,
+  type PackedRows,
+  packRows,
+  type RowCode,
+  signBytes,
+} from './codes.ts'
+import { Arena, openKernel } from './kernel.ts'
+import { type ClusterPlace, LARGEST_CLUSTER, type LateFile } from './late-file.ts'
+
+/** Rows of the file that a search looks at beyond the leaders, and per row that is asked for. */
+const SCANNED = 4_096
+const SCANNED_PER_ROW = 32
+/** Signs that are held in memory; with more, all are let go and read again as they are needed. Bytes. */
+const MOST_HELD = 512 * 2 ** 20
+
+/** A row that was found, by its number in the index. */
+export interface Estimate {
+  readonly row: number
+  /** About the mean over the question's tokens of the best cosine with a token of the row. */
+  readonly score: number
+}
+
+export interface FindOptions {
+  readonly limit: number
+  /** Which rows to consider. Default: all. */
+  readonly passes?: (row: number) => boolean
+  /** Look at every row. Default: false. */
+  readonly exhaustive?: boolean
+}
+
+/** Rows that lie together, in the kernel's memory once they were needed. */
+interface Cluster {
+  readonly first: number
+  readonly rows: number
+  readonly tokens: number
+  readonly read: () => PackedRows
+  held: Held | undefined
+}
+
+/** Where a cluster's signs, factors and the ends of its rows' tokens are in the kernel's memory. */
+interface Held {
+  readonly signs: number
+  readonly factors: number
+  readonly ends: number
+}
+
+/**
+ * Finds the rows whose memory is nearest a question's by late interaction, by their sign codes. Rows of like content lie together in clusters; of each the
+ * leader is compared, then the clusters with the best leaders are looked at in that order, a bounded number of rows. Rows that came
+ * after the file was written are all looked at.
+ */
+export class LateIndex {
+  readonly width: number
+  readonly centre: Float32Array
+  readonly #file: LateFile | undefined
+  readonly #kernel = openKernel()
+  readonly #arena = new Arena(this.#kernel.memory)
+  readonly #leaders: Cluster[]
+  readonly #clusters: Cluster[]
+  readonly #fresh: Cluster[] = []
+  /** Tokens of each row. */
+  readonly #counts: number[]
+  /** Capacities, in tokens, of what the kernel's memory begins with: tables of a question, sums of a cluster. */
+  #askedTokens = 16
+  #clusterTokens = BLOCK
+  #tables = 0
+  #sums = 0
+  #scores = 0
+  #base = 0
+
+  /** @param centre For rows without a file; a file has its own. */
+  constructor(file: LateFile | undefined, centre: Float32Array) {
+    this.#file = file
+    this.centre = file?.centre ?? centre
+    this.width = this.centre.length
+    const clusterOf = (place: ClusterPlace): Cluster => ({
+      ...place,
+      read: () => {
+        if (file === undefined) throw new RangeError('There is no file.')
+        return file.read(place)
+      },
+      held: undefined,
+    })
+    this.#leaders = (file?.leaders ?? []).map(clusterOf)
+    this.#clusters = (file?.clusters ?? []).map(clusterOf)
+    this.#counts = Array.from(file?.counts ?? [])
+    this.#layOut()
+  }
+
+  /** Rows, those of the file first. */
+  get rows(): number {
+    return this.#counts.length
+  }
+
+  /** Rows that came after the file was written. */
+  get fresh(): number {
+    return this.#counts.length - (this.#file?.counts.length ?? 0)
+  }
+
+  /** Adds rows, whose numbers follow those that are there. */
+  add(codes: readonly RowCode[]): void {
+    for (let start = 0; start < codes.length; start += LARGEST_CLUSTER) {
+      const some = codes.slice(start, start + LARGEST_CLUSTER)
+      const packed = packRows(some, this.width)
+      const tokens = some.reduce((sum, { n }) => sum + n, 0)
+      this.#fresh.push({ first: this.rows, rows: some.length, tokens, read: () => packed, held: undefined })
+      for (const { n } of some) this.#counts.push(n)
+    }
+  }
+
+  /** @param tokens The question's memory tokens, [n, width]. @returns The best first, equal ones by number. */
+  find(tokens: Float32Array, { limit, passes, exhaustive = false }: FindOptions): Estimate[] {
+    const asked = askedTokens(tokens, this.width, this.centre)
+    this.#ask(asked)
+    const best = new Best(limit)
+    const look = (cluster: Cluster): number => {
+      if (passes !== undefined && !anyPasses(cluster, passes)) return 0
+      const scores = this.#score(cluster, asked)
+      let considered = 0
+      for (let index = 0; index < cluster.rows; index++) {
+        if (passes !== undefined && !passes(cluster.first + index)) continue
+        considered++
+        best.offer(cluster.first + index, (scores[index] ?? 0) / asked.length)
+      }
+      return considered
+    }
+    for (const cluster of this.#fresh) look(cluster)
+    const most = exhaustive ? Number.POSITIVE_INFINITY : Math.max(SCANNED, SCANNED_PER_ROW * limit)
+    const all = most >= (this.#file?.counts.length ?? 0)
+    let considered = 0
+    for (const cluster of all ? this.#clusters : this.#byLeader(asked)) {
+      considered += look(cluster)
+      if (considered >= most) break
+    }
+    return best.taken()
+  }
+
+  close(): void {
+    this.#file?.close()
+  }
+
+  #byLeader(asked: readonly AskedToken[]): Cluster[] {
+    const scores = new Float64Array(this.#clusters.length)
+    for (const group of this.#leaders) scores.set(this.#score(group, asked, true), group.first)
+    const order = Uint32Array.from(scores, (_, index) => index)
+    order.sort((one, other) => (scores[other] ?? 0) - (scores[one] ?? 0) || one - other)
+    return Array.from(order, (index) => this.#clusters[index]).filter((cluster) => cluster !== undefined)
+  }
+
+  /** Writes a question's tables into the kernel's memory. */
+  #ask(asked: readonly AskedToken[]): void {
+    const most = [...this.#fresh, ...this.#clusters, ...this.#leaders].reduce(
+      (tokens, cluster) => Math.max(tokens, cluster.tokens),
+      0,
+    )
+    if (asked.length > this.#askedTokens || most > this.#clusterTokens) {
+      this.#askedTokens = Math.max(asked.length, this.#askedTokens)
+      this.#clusterTokens = Math.max(most, this.#clusterTokens)
+      this.#layOut()
+    }
+    const memory = new Uint8Array(this.#kernel.memory.buffer)
+    for (const [index, { tables }] of asked.entries()) memory.set(tables, this.#tables + index * tables.length)
+  }
+
+  #layOut(): void {
+    this.#arena.reset(0)
+    this.#tables = this.#arena.take(this.#askedTokens * signBytes(this.width) * 32)
+    this.#sums = this.#arena.take(blocksFor(this.#clusterTokens) * BLOCK * 2)
+    this.#scores = this.#arena.take(LARGEST_CLUSTER * 4)
+    this.#base = this.#arena.used
+    this.#letGo()
+  }
+
+  #letGo(): void {
+    this.#arena.reset(this.#base)
+    for (const clusters of [this.#leaders, this.#clusters, this.#fresh]) {
+      for (const cluster of clusters) cluster.held = undefined
+    }
+  }
+
+  #hold(cluster: Cluster, areLeaders: boolean): Held {
+    if (cluster.held !== undefined) return cluster.held
+    const { signs, factors } = cluster.read()
+    const bytes = signs.length + factors.byteLength + 4 * cluster.rows
+    if (this.#arena.used + bytes > MOST_HELD && this.#arena.used > this.#base) this.#letGo()
+    const ends = new Uint32Array(cluster.rows)
+    let end = 0
+    for (let index = 0; index < cluster.rows; index++) {
+      const row = areLeaders ? (this.#clusters[cluster.first + index]?.first ?? 0) : cluster.first + index
+      end += this.#counts[row] ?? 0
+      ends[index] = end
+    }
+    const put = (part: Uint8Array) => {
+      const address = this.#arena.take(part.length)
+      new Uint8Array(this.#kernel.memory.buffer).set(part, address)
+      return address
+    }
+    cluster.held = { signs: put(signs), factors: put(bytesOf(factors)), ends: put(bytesOf(ends)) }
+    return cluster.held
+  }
+
+  /** Estimates of a cluster's rows, or of a group of leaders'. What is returned holds until the next call. */
+  #score(cluster: Cluster, asked: readonly AskedToken[], areLeaders = false): Float32Array {
+    const { signs, factors, ends } = this.#hold(cluster, areLeaders)
+    const { memory, sumTables, addBest } = this.#kernel
+    const bytes = signBytes(this.width)
+    const blocks = blocksFor(cluster.tokens)
+    const scores = new Float32Array(memory.buffer, this.#scores, cluster.rows)
+    scores.fill(asked.reduce((sum, { base }) => sum + base, 0))
+    for (const [index, { scale, bias }] of asked.entries()) {
+      sumTables(signs, blocks, bytes, this.#tables + index * bytes * 32, this.#sums)
+      addBest(this.#sums, factors, ends, cluster.rows, scale / FACTOR, bias / FACTOR, this.#scores)
+    }
+    return scores
+  }
+}
+
+function anyPasses({ first, rows }: Cluster, passes: (row: number) => boolean): boolean {
+  for (let row = first; row < first + rows; row++) if (passes(row)) return true
+  return false
+}
+
+/** Keeps the best of what it is offered. */
+class Best {
+  readonly #limit: number
+  #kept: Estimate[] = []
+  #least = Number.NEGATIVE_INFINITY
+
+  constructor(limit: number) {
+    this.#limit = limit
+  }
+
+  offer(row: number, score: number): void {
+    if (score < this.#least) return
+    this.#kept.push({ row, score })
+    if (this.#kept.length >= 4 * this.#limit + 512) this.#prune()
+  }
+
+  taken(): Estimate[] {
+    this.#prune()
+    return this.#kept
+  }
+
+  #prune(): void {
+    this.#kept.sort((one, other) => other.score - one.score || one.row - other.row)
+    this.#kept = this.#kept.slice(0, this.#limit)
+    if (this.#kept.length === this.#limit) this.#least = this.#kept.at(-1)?.score ?? this.#least
+  }
+}

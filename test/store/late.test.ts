@@ -1,0 +1,263 @@
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, describe, expect, test } from 'vitest'
+import { createRandom } from '../../src/data/random.ts'
+import { encodeMemory } from '../../src/store/codec.ts'
+import { openLanceStore } from '../../src/store/lancedb/driver.ts'
+import { writeLateFile } from '../../src/store/late/build.ts'
+import { centreOf, encodeRow } from '../../src/store/late/codes.ts'
+import { Arena, openKernel } from '../../src/store/late/kernel.ts'
+import { kernelBytes } from '../../src/store/late/kernel-bytes.ts'
+import { openLateFile } from '../../src/store/late/late-file.ts'
+import { LateIndex } from '../../src/store/late/late-index.ts'
+import { scoreMemories } from '../../src/store/late/scorer.ts'
+import { maxSimilarity } from '../../src/store/late/similarity.ts'
+import { openInMemoryStore } from '../../src/store/memory.ts'
+import { dequantiseMemory, halveMemory, quantiseMemory } from '../../src/store/quantise.ts'
+import type { Float32Memory, StoredMemory } from '../../src/store/store.ts'
+import { askFor, describeMemorySearch, description, randomTokens, rowOf, searchMemory, width } from './memory-search.ts'
+
+const root = mkdtempSync(join(tmpdir(), 'clara-late-'))
+afterAll(() => rmSync(root, { recursive: true, force: true }))
+let places = 0
+const place = () => join(root, `${places++}`)
+
+describeMemorySearch('in memory', openInMemoryStore)
+describeMemorySearch('LanceDB', (wanted) => openLanceStore(place(), { description: wanted }))
+
+const random = createRandom(5)
+
+describe('the kernel', () => {
+  test('is what its source compiles to', async () => {
+    const { default: wabt } = await import('wabt')
+    const source = readFileSync(new URL('../../src/store/late/kernel.wat', import.meta.url), 'utf8')
+    const module = (await wabt()).parseWat('kernel.wat', source, { simd: true })
+    expect(Buffer.from(module.toBinary({}).buffer).toString('base64')).toBe(kernelBytes)
+  })
+
+  test.each([1, 8, 72])('sums table entries as a plain loop does, %i bytes a token', (bytes) => {
+    const { memory, sumTables } = openKernel()
+    const arena = new Arena(memory)
+    const blocks = 3
+    const [codes, tables, sums] = [arena.take(blocks * 16 * bytes), arena.take(bytes * 32), arena.take(blocks * 32)]
+    const view = new Uint8Array(memory.buffer)
+    for (let index = 0; index < blocks * 16 * bytes; index++) view[codes + index] = random.int(256)
+    for (let index = 0; index < bytes * 32; index++) view[tables + index] = random.int(128)
+    sumTables(codes, blocks, bytes, tables, sums)
+    const found = new Uint16Array(memory.buffer, sums, blocks * 16)
+    for (let token = 0; token < blocks * 16; token++) {
+      let sum = 0
+      for (let byte = 0; byte < bytes; byte++) {
+        const code = view[codes + Math.floor(token / 16) * 16 * bytes + byte * 16 + (token % 16)] ?? 0
+        sum += (view[tables + byte * 32 + (code & 15)] ?? 0) + (view[tables + byte * 32 + 16 + (code >> 4)] ?? 0)
+      }
+      expect(found[token]).toBe(sum)
+    }
+  })
+
+  test('finds the nearest bit string, the first of equals', () => {
+    const { memory, nearest } = openKernel()
+    const arena = new Arena(memory)
+    const [bytes, count] = [80, 50]
+    const [query, strings] = [arena.take(bytes), arena.take(bytes * count)]
+    const view = new Uint8Array(memory.buffer)
+    for (let round = 0; round < 20; round++) {
+      for (let index = query; index < strings + bytes * count; index++) view[index] = random.int(256)
+      view.copyWithin(strings + bytes * 40, strings + bytes * 3, strings + bytes * 4)
+      const distances = Array.from({ length: count }, (_, number) => {
+        let distance = 0
+        for (let index = 0; index < bytes; index++) {
+          const differing = (view[query + index] ?? 0) ^ (view[strings + number * bytes + index] ?? 0)
+          distance += differing.toString(2).replaceAll('0', '').length
+        }
+        return distance
+      })
+      const least = Math.min(...distances)
+      expect(nearest(query, strings, count, bytes)).toBe(distances.indexOf(least) * 65_536 + least)
+    }
+  })
+
+  test('its memory grows, and what was there stays', () => {
+    const { memory } = openKernel()
+    const arena = new Arena(memory)
+    const first = arena.take(10)
+    new Uint8Array(memory.buffer).set([1, 2, 3], first)
+    const second = arena.take(5_000_000)
+    expect(second % 16).toBe(0)
+    expect(second).toBeGreaterThanOrEqual(first + 10)
+    expect(memory.buffer.byteLength).toBeGreaterThanOrEqual(second + 5_000_000)
+    expect([...new Uint8Array(memory.buffer, first, 3)]).toEqual([1, 2, 3])
+  })
+})
+
+test('memories of every kind are scored by their best cosines', () => {
+  for (const width of [16, 20, 64, 576]) {
+    const tokens = (n: number) => Float32Array.from({ length: n * width }, () => random.normal())
+    const question = tokens(3)
+    const memories = [1, 2, 7].flatMap((n): StoredMemory[] => {
+      const memory = { dtype: 'float32', tokens: tokens(n), n, width } as const
+      return [memory, halveMemory(memory), quantiseMemory(memory)]
+    })
+    const empty = quantiseMemory({ dtype: 'float32', tokens: new Float32Array(width), n: 1, width })
+    const all = [...memories, empty]
+    const scores = scoreMemories(question, width, all.map(encodeMemory))
+    for (const [index, memory] of all.entries()) {
+      expect(scores[index]).toBeCloseTo(maxSimilarity(question, dequantiseMemory(memory).tokens, width), 5)
+    }
+    expect(scores.at(-1)).toBe(0)
+  }
+  expect(maxSimilarity(Float32Array.of(1, 0, 3, 4), Float32Array.of(0, 2, 5, 0), 2)).toBeCloseTo((1 + 0.8) / 2, 6)
+})
+
+/** What the codes stand for, by the formula itself. */
+function estimate(query: Float32Memory, row: Float32Memory, centre: Float32Array): number {
+  const { signs, factors, n } = encodeRow(row.tokens, width, centre)
+  let sum = 0
+  for (let asked = 0; asked < query.n; asked++) {
+    const token = query.tokens.subarray(asked * width, (asked + 1) * width)
+    const length = Math.hypot(...token)
+    let most = Number.NEGATIVE_INFINITY
+    for (let at = 0; at < n; at++) {
+      let [base, signed] = [0, 0]
+      for (const [index, value] of token.entries()) {
+        const isSet = ((signs[at * (width / 8) + (index >> 3)] ?? 0) >> (index & 7)) & 1
+        base += (value / length) * (centre[index] ?? 0)
+        signed += (value / length) * (isSet ? 1 : -1)
+      }
+      most = Math.max(most, base + ((factors[at] ?? 0) / 32_768) * signed)
+    }
+    sum += most
+  }
+  return sum / query.n
+}
+
+/** Some memories, and each with noise several times. */
+function families(count: number, copies: number): Float32Memory[] {
+  const originals = Array.from({ length: count }, (_, index) => randomTokens(1 + (index % 9)))
+  return originals.flatMap((memory) => [memory, ...Array.from({ length: copies }, () => askFor(memory, memory.n, 0.4))])
+}
+
+async function* keyed(rows: readonly Float32Memory[]) {
+  for (const [key, { tokens }] of rows.entries()) yield { key, tokens }
+}
+
+describe('the late-interaction index', () => {
+  const rows = families(90, 6)
+  const centre = centreOf(
+    rows.slice(0, 256).map(({ tokens }) => tokens),
+    width,
+  )
+
+  test('estimates by the formula, the best first, from a file as from rows that were added', async () => {
+    const path = place()
+    expect(await writeLateFile(path, width, keyed(rows))).toBe(rows.length)
+    const file = openLateFile(path, width)
+    if (file === undefined) throw new Error('There is no file.')
+    expect([...file.keys].sort((a, b) => a - b)).toEqual(rows.map((_, index) => index))
+    const added = new LateIndex(undefined, centre)
+    added.add(rows.map(({ tokens }) => encodeRow(tokens, width, centre)))
+    for (const [index, keys] of [[new LateIndex(file, centre), file.keys] as const, [added, undefined] as const]) {
+      const query = randomTokens(3)
+      const found = index.find(query.tokens, { limit: 40, exhaustive: true })
+      const expected = rows.map((row) => estimate(query, row, centre)).sort((a, b) => b - a)
+      expect(found).toHaveLength(40)
+      for (const [place, { row, score }] of found.entries()) {
+        // tables hold sums in steps, of which sixteen are added
+        expect(score).toBeCloseTo(expected[place] ?? Number.NaN, 2)
+        expect(score).toBeCloseTo(estimate(query, rows[keys?.[row] ?? row] ?? randomTokens(1), centre), 2)
+      }
+    }
+    file.close()
+  })
+
+  test('estimates are right on average, and as near as the paper says', () => {
+    let [sum, squares, count] = [0, 0, 0]
+    for (let round = 0; round < 400; round++) {
+      const row = randomTokens(1)
+      const query = askFor(row, 1, round % 3)
+      const error = estimate(query, row, centre) - maxSimilarity(query.tokens, row.tokens, width)
+      sum += error
+      squares += error ** 2
+      count++
+    }
+    // for unit vectors that are at cosine c the deviation is √(π/2 - 1) · √(1 - c²) / √width, at most .0945 here
+    expect(Math.abs(sum / count)).toBeLessThan(0.015)
+    expect(Math.sqrt(squares / count)).toBeLessThan(0.0945)
+    expect(Math.sqrt(squares / count)).toBeGreaterThan(0.02)
+  })
+
+  test('a file that is cut off, altered or of another width is no index', async () => {
+    const path = place()
+    await writeLateFile(path, width, keyed(rows.slice(0, 20)))
+    const whole = readFileSync(path)
+    expect(openLateFile(path, width * 2)).toBeUndefined()
+    for (const length of [0, 7, 30, 200, whole.length - 1]) {
+      writeFileSync(path, whole)
+      truncateSync(path, length)
+      expect(openLateFile(path, width)).toBeUndefined()
+    }
+    for (const at of [0, 12, 24, 28, 33, 300]) {
+      const altered = Uint8Array.from(whole)
+      altered[at] = (altered[at] ?? 0) ^ 0x41
+      writeFileSync(path, altered)
+      expect(openLateFile(path, width)).toBeUndefined()
+    }
+    writeFileSync(path, Buffer.concat([whole, Buffer.of(0)]))
+    expect(openLateFile(path, width)).toBeUndefined()
+  })
+
+  test('a row without tokens of its own, and questions of many tokens, are no trouble', () => {
+    const index = new LateIndex(undefined, centre)
+    index.add([encodeRow(new Float32Array(width), width, centre)])
+    index.add(rows.slice(0, 3).map(({ tokens }) => encodeRow(tokens, width, centre)))
+    const many = randomTokens(100)
+    const found = index.find(many.tokens, { limit: 9 })
+    expect(found).toHaveLength(4)
+    for (const { row, score } of found) {
+      const memory = rows[row - 1] ?? { ...randomTokens(1), tokens: new Float32Array(width) }
+      expect(score).toBeCloseTo(estimate(many, memory, centre), 2)
+    }
+  })
+
+  test('no rows at all make a file too', async () => {
+    const path = place()
+    expect(await writeLateFile(path, width, keyed([]))).toBe(0)
+    const file = openLateFile(path, width)
+    expect(file?.counts).toHaveLength(0)
+    expect(file && new LateIndex(file, centre).find(randomTokens(1).tokens, { limit: 3 })).toEqual([])
+    file?.close()
+  })
+})
+
+test('a store that grows gets the index by itself, and finds nearly what comparing with every row finds', async () => {
+  const folder = place()
+  await using store = await openLanceStore(folder, { description })
+  const memories = families(220, 9)
+  const rows = memories.map((memory, index) => rowOf(`r${index}`, memory, { text: '' }))
+  for (let start = 0; start < rows.length; start += 110) {
+    await store.add(rows.slice(start, start + 110), { fingerprint: 'model-a' })
+  }
+  const deadline = performance.now() + 60_000
+  while ((await store.stats()).index.kind === 'exact' && performance.now() < deadline) await sleep(50)
+  expect((await store.stats()).index).toMatchObject({ kind: 'approximate' })
+  await store.add([rowOf('late', randomTokens(2))], { fingerprint: 'model-a' })
+  let common = 0
+  const queries = Array.from({ length: 20 }, (_, index) => askFor(memories[index * 97] ?? randomTokens(1), 2, 1))
+  await using other = await openLanceStore(folder)
+  for (const query of queries) {
+    const scores = memories.map(
+      (memory, index) => [`r${index}`, maxSimilarity(query.tokens, memory.tokens, width)] as const,
+    )
+    const best = scores.sort((a, b) => b[1] - a[1]).slice(0, 10)
+    const found = new Set((await searchMemory(other, query, { limit: 100 })).map(({ id }) => id))
+    common += best.filter(([id]) => found.has(id)).length
+  }
+  expect(common / 200).toBeGreaterThan(0.9)
+  // a damaged index costs nothing but time
+  writeFileSync(join(folder, 'late.index'), 'no index')
+  await using third = await openLanceStore(folder)
+  expect(await searchMemory(third, randomTokens(1), { limit: 5_000 })).toHaveLength(2_201)
+  expect((await third.verify()).damaged).toEqual([])
+}, 120_000)

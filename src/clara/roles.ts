@@ -5,7 +5,7 @@ import type { LanguageModel } from '../model/generate.ts'
 import type { WeightKind } from '../model/weight-kinds.ts'
 import { gather } from '../ops/indexing.ts'
 import type { Runtime } from '../runtime/runtime.ts'
-import { fixedWidth } from './batch.ts'
+import { fixedWidth, type PoolingOptions } from './batch.ts'
 import { loraSize, memoryLength } from './config.ts'
 import { type Encoder, openEncoder } from './encoder.ts'
 import { type InferenceRole, inferenceRole, type RoleKind } from './inference.ts'
@@ -103,19 +103,31 @@ async function openRole(model: ClaraModel, runtime: Runtime, role: Role, kind: R
 /** Longest document with its memory tokens. */
 const documentPositions = ({ config }: ClaraModel) => config.doc_max_length + memoryLength(config) + 16
 
-function encoderOptions({ base, config, parameters, tokenizer, idf, memoryTokens }: ClaraModel, runtime: Runtime) {
+/** How a model's documents become memory, at its own rate. */
+export function poolingOf({
+  base,
+  config,
+  tokenizer,
+  idf,
+}: Pick<ClaraModel, 'base' | 'config' | 'tokenizer' | 'idf'>): PoolingOptions {
+  const fixedCount = memoryLength(config)
+  return {
+    config: config.compressor,
+    rate: config.compr_rate,
+    fixedCount,
+    idf,
+    isDigits: digitsOf(tokenizer),
+    width: fixedWidth(base.config, config.doc_max_length, fixedCount),
+  }
+}
+
+function encoderOptions(model: ClaraModel, runtime: Runtime) {
+  const { base, parameters, tokenizer, memoryTokens } = model
   return {
     runtime,
     base,
     parameters,
-    pooling: {
-      config: config.compressor,
-      rate: config.compr_rate,
-      fixedCount: memoryLength(config),
-      idf,
-      isDigits: digitsOf(tokenizer),
-      width: fixedWidth(base.config, config.doc_max_length, memoryLength(config)),
-    },
+    pooling: poolingOf(model),
     memoryTokens,
     padId: tokenizer.padId,
   }

@@ -1,8 +1,8 @@
-import { type EncodedDocument, fixedWidth, type GeneratorRow, packPrompts } from '../clara/batch.ts'
+import { type EncodedDocument, type GeneratorRow, packPrompts } from '../clara/batch.ts'
 import { loraSize, memoryLength } from '../clara/config.ts'
 import type { ClaraModel } from '../clara/model.ts'
 import { fullTextPrompt, noMemoryPrompt, trainingPrompt } from '../clara/prompts.ts'
-import { digitsOf } from '../clara/windows.ts'
+import { poolingOf } from '../clara/roles.ts'
 import { openRuntime } from '../runtime/runtime.ts'
 import { openReadingEvaluation } from '../training/stages/reading.ts'
 import { answerSample, encodeText, type SampleOptions } from '../training/stages/samples.ts'
@@ -95,18 +95,12 @@ function sampleOptions({ config, tokenizer }: ClaraModel, rate: number): SampleO
 }
 
 function shapeOf(model: ClaraModel): Omit<Stage1ModelOptions, 'runtime' | 'parameters'> {
-  const { config, base, tokenizer, idf, memoryTokens, firstMemoryToken } = model
+  const { config, base, tokenizer, memoryTokens, firstMemoryToken } = model
   const fixedCount = memoryLength(config)
   return {
     base,
     lora: loraSize(config),
-    pooling: {
-      config: config.compressor,
-      fixedCount,
-      idf,
-      isDigits: digitsOf(tokenizer),
-      width: fixedWidth(base.config, config.doc_max_length, fixedCount),
-    },
+    pooling: poolingOf(model),
     memoryTokens,
     firstMemoryToken,
     padId: tokenizer.padId,

@@ -120,6 +120,16 @@ interface Measured {
 
 const file = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url))
 
+/** Works in a temporary folder that is gone afterwards. */
+async function inFolder<Result>(name: Group, use: (folder: string) => Promise<Result>): Promise<Result> {
+  const folder = await mkdtemp(join(tmpdir(), `clara-${name}-`))
+  try {
+    return await use(folder)
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
 /** Questions with candidate passages, of all sources. */
 const pools = (part: 'train' | 'dev') =>
   ['hotpotqa', 'nq', '2wiki', 'musique'].map((name) => file(`datasets/${name}.${part}.jsonl.gz`))
@@ -139,14 +149,11 @@ const benchmarks: Readonly<Record<Group, (asked: Arguments, report: Report) => P
     return { figures, shown: showTable(rowsOf(figures, targets)) }
   },
   async weights({ threads, repetitions }, report) {
-    const work = await mkdtemp(join(tmpdir(), 'clara-weights-'))
-    try {
+    return await inFolder('weights', async (work) => {
       const sizes = { passages: file('datasets/squad.dev.jsonl.gz'), documents: 64, newTokens: 64 }
       const figures = await measureWeights({ model: embeddedModel(), threads, repetitions, work, ...sizes }, report)
       return { figures, shown: weightsTable(figures) }
-    } finally {
-      await rm(work, { recursive: true, force: true })
-    }
+    })
   },
   async large({ checkpoint, weights, lowMemory, threads, cache }, report) {
     if (checkpoint === undefined) {
@@ -155,21 +162,16 @@ const benchmarks: Readonly<Record<Group, (asked: Arguments, report: Report) => P
         hint: 'npx tsx scripts/write-random-checkpoint.ts writes one of the published size.',
       })
     }
-    const folder = cache ?? (await mkdtemp(join(tmpdir(), 'clara-large-')))
-    try {
+    const measure = async (folder: string) => {
       const options = { checkpoint, weights, lowMemory, threads, cache: folder, memories: 5, newTokens: 16 }
       const figures = await measureLarge(options, report)
-      return {
-        figures,
-        shown: showTable(rowsOf({ first: figures.first, second: figures.second }, largeTargets(lowMemory))),
-      }
-    } finally {
-      if (cache === undefined) await rm(folder, { recursive: true, force: true })
+      const { first, second } = figures
+      return { figures, shown: showTable(rowsOf({ first, second }, largeTargets(lowMemory))) }
     }
+    return await (cache === undefined ? inFolder('large', measure) : measure(cache))
   },
   async store({ threads }, report) {
-    const work = await mkdtemp(join(tmpdir(), 'clara-store-'))
-    try {
+    return await inFolder('store', async (work) => {
       const options = {
         model: embeddedModel(),
         train: pools('train'),
@@ -181,23 +183,17 @@ const benchmarks: Readonly<Record<Group, (asked: Arguments, report: Report) => P
       }
       const figures = await measureStore(options, report)
       return { figures, shown: showTable(rowsOf(figures, targets)) }
-    } finally {
-      await rm(work, { recursive: true, force: true })
-    }
+    })
   },
   async ingest({ threads }, report) {
-    const work = await mkdtemp(join(tmpdir(), 'clara-ingest-'))
-    try {
+    return await inFolder('ingest', async (work) => {
       const options = { model: embeddedModel(), train: pools('train'), threads, work, sizes: fullIngestSizes }
       const figures = await measureIngest({ ...options, shape: [32, 576] }, report)
       return { figures, shown: showTable(rowsOf(figures, targets)) }
-    } finally {
-      await rm(work, { recursive: true, force: true })
-    }
+    })
   },
   async stages({ threads, repetitions }, report) {
-    const work = await mkdtemp(join(tmpdir(), 'clara-stages-'))
-    try {
+    return await inFolder('stages', async (work) => {
       const options = {
         base: file('models/SmolLM2-135M-Instruct.Q4_1.gguf'),
         tokenizer: file('models'),
@@ -210,9 +206,7 @@ const benchmarks: Readonly<Record<Group, (asked: Arguments, report: Report) => P
       }
       const figures = await measureStages(options, report)
       return { figures, shown: showTable(rowsOf(figures, targets)) }
-    } finally {
-      await rm(work, { recursive: true, force: true })
-    }
+    })
   },
 }
 

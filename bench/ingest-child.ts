@@ -1,4 +1,5 @@
 /** A process of its own, so that its memory is its own: adds passages to a store and prints the most it ever held. */
+import { answerParent } from './child.ts'
 import { addAndTell } from './ingest/peak.ts'
 
-process.stdout.write(`${JSON.stringify(await addAndTell(JSON.parse(process.argv[2] ?? '')))}\n`)
+await answerParent(addAndTell)

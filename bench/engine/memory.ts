@@ -1,9 +1,10 @@
-import { execFile } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
+import { z } from 'zod'
+import { runChild } from '../child.ts'
 import type { TrainingSizes } from './sizes.ts'
 
 const STEPS = 3
+
+const peakFigures = z.object({ peakMiB: z.number() })
 
 export interface MemoryFigures {
   /** Resident memory of the process at its highest. */
@@ -16,8 +17,6 @@ export async function measureMemory(options: {
   sizes: TrainingSizes
   threads: number
 }): Promise<MemoryFigures> {
-  const program = fileURLToPath(new URL('../memory-child.ts', import.meta.url))
-  const argument = JSON.stringify({ ...options, steps: STEPS })
-  const { stdout } = await promisify(execFile)(process.execPath, ['--import', 'tsx', program, argument])
-  return { trainPeakMiB: JSON.parse(stdout).peakMiB }
+  const figures = await runChild('./memory-child.ts', { ...options, steps: STEPS })
+  return { trainPeakMiB: peakFigures.parse(figures).peakMiB }
 }

@@ -39,6 +39,8 @@ export interface LargeFigures {
   readonly threads: number
   readonly first: z.infer<typeof startFigures>
   readonly second: z.infer<typeof useFigures>
+  /** Seconds to load at the second start over those at the first. */
+  readonly secondOverFirst: number
 }
 
 /** Starts with an empty cache, then once more in another process, which also compresses a document and answers. */
@@ -48,7 +50,7 @@ export async function measureLarge(options: LargeOptions, report: (measuring: st
   report('second start, compression, answer')
   const second = useFigures.parse(await runChild('./large-child.ts', { ...options, use: true }))
   const { weights, lowMemory, threads } = options
-  return { weights, lowMemory, threads, first, second }
+  return { weights, lowMemory, threads, first, second, secondOverFirst: second.loadSeconds / first.loadSeconds }
 }
 
 /** What one process does: load, and use where that is wanted. */

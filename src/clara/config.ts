@@ -24,9 +24,11 @@ export const compressorConfig = z
       .default(false)
       .describe('Scale every memory token to the mean norm of the input embeddings'),
     windows: z
-      .enum(['even', 'salient'])
+      .enum(['even', 'salient', 'balanced'])
       .optional()
-      .describe("Windows of 'salient' memory: of one length, or each around one of the rarest tokens. Default: even"),
+      .describe(
+        "Windows of 'salient' memory: of one length, each around one of the rarest tokens, or all with about as much content. Default: even",
+      ),
     similarity: z
       .enum(['flat', 'maxsim'])
       .default('flat')
@@ -46,10 +48,13 @@ export const compressorConfig = z
       "memory 'tokens' has a fixed number of memory tokens: use 'mean' or 'salient' for memory in proportion to the length",
     path: ['proportional'],
   })
-  .refine((config) => config.windows !== 'salient' || (config.memory === 'salient' && config.proportional), {
-    message: "windows around the rarest tokens need memory 'salient' in proportion to the length (proportional: true)",
-    path: ['windows'],
-  })
+  .refine(
+    ({ windows = 'even', memory, proportional }) => windows === 'even' || (memory === 'salient' && proportional),
+    {
+      message: "windows that follow the content need memory 'salient' in proportion to the length (proportional: true)",
+      path: ['windows'],
+    },
+  )
 
 export type CompressorConfig = z.infer<typeof compressorConfig>
 

@@ -1,14 +1,13 @@
 import { ClaraError } from '../errors.ts'
 import type { Tokenizer } from '../tokenizer/types.ts'
+import { balancedWindows, type Window } from './balanced-windows.ts'
 import type { CompressorConfig } from './config.ts'
 
 /*
  * Pooled memory has a token for every window of a text. `even` windows have one length. `salient` ones are drawn around the
  * text's rarest tokens, so that each of them has a memory token to itself and common words share those of their neighbours.
+ * `balanced` ones share out all of what the text tells: few windows hold two words that matter while others hold none.
  */
-
-/** Tokens [start, end) of a text. */
-export type Window = readonly [start: number, end: number]
 
 export interface WindowOptions {
   readonly config: Pick<CompressorConfig, 'proportional' | 'windows'>
@@ -16,9 +15,9 @@ export interface WindowOptions {
   readonly rate: number
   /** Memory tokens per document, where their number is fixed. */
   readonly fixedCount: number
-  /** Rarity of every token, standardised ('salient'). */
+  /** Rarity of every token, standardised ('salient', 'balanced'). */
   readonly idf?: Float32Array | undefined
-  /** Whether a token is digits and nothing else ('salient'). */
+  /** Whether a token is digits and nothing else ('salient', 'balanced'). */
   readonly isDigits?: ((id: number) => boolean) | undefined
 }
 
@@ -30,7 +29,14 @@ const LEAST = -1e9
 /** The windows of a text, in order; together they cover it. An empty text must come with one token in its place. */
 export function windows(ids: readonly number[], options: WindowOptions): Window[] {
   const even = evenWindows(ids.length, options)
-  return options.config.windows === 'salient' ? salientWindows(ids, even.length, options) : even
+  switch (options.config.windows) {
+    case 'salient':
+      return salientWindows(ids, even.length, options)
+    case 'balanced':
+      return balancedWindows(contentOf(ids, options), even.length)
+    default:
+      return even
+  }
 }
 
 function evenWindows(length: number, { config, rate, fixedCount }: WindowOptions): Window[] {
@@ -75,6 +81,25 @@ function salientWindows(ids: readonly number[], count: number, { idf, isDigits }
     return end
   })
   return starts.map((start, index) => [start, starts[index + 1] ?? ids.length])
+}
+
+/** Idf up to which a token is a mere connection, and from which it tells as much as an ordinary word. */
+const [CONNECTION_IDF, WORD_IDF] = [-4, -2]
+/** What a connection tells, of what an ordinary word does. */
+const CONNECTION = 0.05
+/** What a token tells beyond an ordinary word, for each unit of idf. */
+const RARITY = 0.3
+/** What a digit tells: a year is worth two windows, and digits are common whatever they say. */
+const DIGIT = 0.6
+
+/** What each token tells, an ordinary word being 1 (`docs/LOG.md` has what else was tried). */
+function contentOf(ids: readonly number[], { idf, isDigits }: WindowOptions): number[] {
+  return ids.map((id) => {
+    if (isDigits?.(id)) return DIGIT
+    const rarity = idf?.[id] ?? 0
+    const share = (rarity - CONNECTION_IDF) / (WORD_IDF - CONNECTION_IDF)
+    return Math.min(1, Math.max(CONNECTION, share)) + RARITY * Math.max(0, rarity - WORD_IDF)
+  })
 }
 
 /** Tells which of a tokenizer's tokens are digits and nothing else, with or without a space before them. */

@@ -44,6 +44,7 @@ export async function measureStore(
   )
   const { batch } = sizes
   const retrieval = await measureRetrieval({ material, passages: sizes.passages, batch, threads, work }, report)
+  report(`so far ${JSON.stringify({ ...retrieval, int8LossChange })}`)
   const longest = material.passages.reduce((most, { memory }) => Math.max(most, memory.shape[0]), 1)
   const width = material.passages[0]?.memory.shape[1] ?? 1
   const { growth, smallMs, largeMs } = await measureGrowth(

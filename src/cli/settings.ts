@@ -40,7 +40,7 @@ export const settingsSchema = z.strictObject({
     .enum(['hybrid', 'latent', 'text'])
     .default('hybrid')
     .describe('How passages are found: in latent space, by words, or both'),
-  candidates: z.number().int().min(1).default(100).describe("Passages that the model's own score is computed of"),
+  candidates: z.number().int().min(1).default(128).describe("Passages that the model's own score is computed of"),
   minScore: z
     .number()
     .optional()

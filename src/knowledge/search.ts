@@ -32,7 +32,7 @@ export interface SearchOptions {
    * `hybrid`: candidates of both, united by reciprocal rank fusion. Default: `hybrid`.
    */
   readonly mode?: SearchMode
-  /** Passages of which the model's own score is computed. Default: 100, or topK if that is more. */
+  /** Passages of which the model's own score is computed. Default: 128, or topK if that is more. */
   readonly candidates?: number
   /** In `hybrid`, what the candidates are ordered by: the `score` alone, or its rank `fused` with that by words. Default: `score`. */
   readonly order?: SearchOrder
@@ -77,7 +77,7 @@ export interface SearchTarget {
 }
 
 /** Candidates that the model's own score then orders. */
-const CANDIDATES = 100
+const CANDIDATES = 128
 /** Characters per token beyond which a question cannot be one, whatever its language. */
 const CHARACTERS_PER_TOKEN = 64
 

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type IngestFigures, measureIngest } from '../../bench/ingest/ingest.ts'
 import { addAndTell } from '../../bench/ingest/peak.ts'
 import { openBruteForce } from '../../bench/store/brute-force.ts'
+import { openExactSearch } from '../../bench/store/exact-search.ts'
 import { FILLER_COSINE, filledUp } from '../../bench/store/material.ts'
 import { quantile } from '../../bench/store/retrieval.ts'
 import { measureStore, type StoreFigures } from '../../bench/store/store.ts'
@@ -41,18 +42,21 @@ test('fillers stand at their cosine from real memories, and are the same every t
   expect(first[2]?.memory.tokens).not.toEqual(first[4]?.memory.tokens)
 })
 
-test('brute force gives the score of every memory, up to the rounding of the question', async () => {
-  const memories = Array.from({ length: 40 }, (_, index) => {
+test('brute force gives the score of every memory, up to the rounding of the question to 16 bits or to 8', async () => {
+  const memories = Array.from({ length: 41 }, (_, index) => {
     const { tokens, shape } = memory(1 + (index % 3), 32)
     return quantiseMemory({ dtype: 'float32', tokens, n: shape[0], width: 32 })
   })
   await using runtime = await openRuntime({ threads: 1 })
-  await using brute = await openBruteForce(runtime, memories)
-  const question = memory(4, 32)
-  const scores = await brute.scores(question)
-  for (const [index, stored] of memories.entries()) {
-    const exact = memorySimilarity('maxsim', question.tokens, dequantiseMemory(stored).tokens, 32)
-    expect(Math.abs((scores[index] ?? Number.NaN) - exact)).toBeLessThan(0.03)
+  await using rounded = await openBruteForce(runtime, memories)
+  await using exact = openExactSearch(memories, 2)
+  for (const question of [memory(4, 32), memory(1, 32)]) {
+    const [of8, of16] = [await rounded.scores(question), await exact.scores(question)]
+    for (const [index, stored] of memories.entries()) {
+      const score = memorySimilarity('maxsim', question.tokens, dequantiseMemory(stored).tokens, 32)
+      expect(Math.abs((of8[index] ?? Number.NaN) - score)).toBeLessThan(0.03)
+      expect(Math.abs((of16[index] ?? Number.NaN) - score)).toBeLessThan(2e-4)
+    }
   }
 })
 

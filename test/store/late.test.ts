@@ -12,7 +12,7 @@ import { Arena, openKernel } from '../../src/store/late/kernel.ts'
 import { kernelBytes } from '../../src/store/late/kernel-bytes.ts'
 import { openLateFile } from '../../src/store/late/late-file.ts'
 import { LateIndex } from '../../src/store/late/late-index.ts'
-import { scoreMemories } from '../../src/store/late/scorer.ts'
+import { askedDirections, scoreMemories } from '../../src/store/late/scorer.ts'
 import { maxSimilarity } from '../../src/store/late/similarity.ts'
 import { openInMemoryStore } from '../../src/store/memory.ts'
 import { dequantiseMemory, halveMemory, quantiseMemory } from '../../src/store/quantise.ts'
@@ -103,9 +103,13 @@ test('memories of every kind are scored by their best cosines', () => {
     const empty = quantiseMemory({ dtype: 'float32', tokens: new Float32Array(width), n: 1, width })
     const all = [...memories, empty]
     const scores = scoreMemories(question, width, all.map(encodeMemory))
+    // a question's numbers are rounded to integers: a product is off by a step / √12 on average, here by five times that at most
+    const step = 1 / askedDirections(question, width).scale
     for (const [index, memory] of all.entries()) {
-      expect(scores[index]).toBeCloseTo(maxSimilarity(question, dequantiseMemory(memory).tokens, width), 5)
+      const exact = maxSimilarity(question, dequantiseMemory(memory).tokens, width)
+      expect(Math.abs((scores[index] ?? Number.NaN) - exact)).toBeLessThan((5 * step) / Math.sqrt(12) + 1e-6)
     }
+    expect(step).toBeLessThan(4e-5)
     expect(scores.at(-1)).toBe(0)
   }
   expect(maxSimilarity(Float32Array.of(1, 0, 3, 4), Float32Array.of(0, 2, 5, 0), 2)).toBeCloseTo((1 + 0.8) / 2, 6)
@@ -170,6 +174,26 @@ describe('the late-interaction index', () => {
       }
     }
     file.close()
+  })
+
+  test('a cluster begins with the row that stands for it best', async () => {
+    // every seventh row is an original, the six that follow it are its copies with noise
+    const path = place()
+    await writeLateFile(path, width, keyed(rows))
+    const file = openLateFile(path, width)
+    if (file === undefined) throw new Error('There is no file.')
+    const families = file.clusters.flatMap(({ first, rows: count }) => {
+      const keys = [...file.keys.subarray(first, first + count)]
+      const isFamily = count >= 5 && new Set(keys.map((key) => Math.floor(key / 7))).size === 1
+      return isFamily ? [keys] : []
+    })
+    file.close()
+    expect(families.length).toBeGreaterThan(20)
+    const [leading, there] = [(keys: number[]) => keys[0], (keys: number[]) => keys.find((key) => key % 7 === 0)]
+    const originals = families.filter((keys) => there(keys) !== undefined)
+    const led = originals.filter((keys) => leading(keys) === there(keys))
+    // one in seven by chance
+    expect(led.length / originals.length).toBeGreaterThan(0.8)
   })
 
   test('estimates are right on average, and as near as the paper says', () => {

@@ -199,7 +199,7 @@ export class LateSearch {
       rows.map(({ bytes }) => bytes),
     )
     const candidates = rows.map(({ id, documentId, bytes }, index): MemoryCandidate => {
-      // decoded where it is wanted: of a hundred candidates few become sources
+      // decoded where it is wanted: of many candidates few become sources
       return {
         id,
         documentId,

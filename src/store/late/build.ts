@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import { setImmediate as breathe } from 'node:timers/promises'
 import { bytesOf } from '../codec.ts'
+import { slices } from '../slices.ts'
 import { centreOf, encodeRow, packRows, type RowCode, signBytes, summaryBytes } from './codes.ts'
 import { Arena, openKernel } from './kernel.ts'
 import { encodeTable, LARGEST_CLUSTER, type LateTable, placesOf } from './late-file.ts'
@@ -11,7 +12,7 @@ const CENTRE_ROWS = 256
 /** Clusters by content at most; each adds a comparison to every search. */
 const MOST_LEADERS = 4_096
 /** Rows that differ from a leader in less than this share of their summaries' signs belong to it; unrelated ones differ in about half. */
-const LIKE = 0.27
+const LIKE = 0.2
 /** Rows that are worked on before others get their turn. */
 const TURN = 64
 
@@ -102,7 +103,7 @@ async function gather(scratch: FileHandle, width: number, rows: AsyncIterable<Ke
 
 async function writeClusters(file: FileHandle, scratch: FileHandle, gathered: Gathered): Promise<void> {
   const { width, centre, keys, counts, summaries } = gathered
-  const clusters = await clustersOf(summaries, width)
+  const { clusters, loose } = await clustersOf(summaries, width)
   const order = clusters.flat()
   const table: LateTable = {
     width,
@@ -110,6 +111,7 @@ async function writeClusters(file: FileHandle, scratch: FileHandle, gathered: Ga
     clusterRows: Uint32Array.from(clusters, ({ length }) => length),
     counts: Uint16Array.from(order, (row) => counts[row] ?? 0),
     keys: Float64Array.from(order, (row) => keys[row] ?? 0),
+    loose,
   }
   const bytes = signBytes(width)
   const starts = new Float64Array(counts.length)
@@ -141,10 +143,14 @@ async function writeClusters(file: FileHandle, scratch: FileHandle, gathered: Ga
 }
 
 /**
- * Rows of like content together, each list's first being its leader: a row joins the nearest leader, and becomes one itself where none is near, as long as
- * there are not too many. Rows are looked at in an order that is mixed but always the same, so that leaders come from everywhere.
+ * Rows of like content together: a row joins the nearest leader, and becomes one itself where none is near, as long as there are not too many. Rows
+ * are looked at in an order that is mixed but always the same, so that leaders come from everywhere. In the end each list's first, its leader, is the row
+ * that stands for it best.
  */
-async function clustersOf(summaries: Summaries, width: number): Promise<number[][]> {
+async function clustersOf(
+  summaries: Summaries,
+  width: number,
+): Promise<{ readonly clusters: number[][]; readonly loose: number }> {
   const { bytes, length } = summaries
   const { memory, nearest } = openKernel()
   const arena = new Arena(memory)
@@ -153,24 +159,51 @@ async function clustersOf(summaries: Summaries, width: number): Promise<number[]
   const view = new Uint8Array(memory.buffer)
   const near = LIKE * width
   const clusters: number[][] = []
+  let loose = 0
   for (const [turn, row] of mixed(length).entries()) {
     if (turn % TURN === TURN - 1) await breathe()
     const summary = summaries.at(row)
     view.set(summary, query)
     const found = clusters.length === 0 ? 0xffff : nearest(query, leaders, clusters.length, bytes)
-    if ((found & 0xffff) > near && clusters.length < MOST_LEADERS) {
+    const isNear = (found & 0xffff) <= near
+    if (!isNear && clusters.length < MOST_LEADERS) {
       view.set(summary, leaders + clusters.length * bytes)
       clusters.push([row])
-    } else clusters[found >>> 16]?.push(row)
-  }
-  return clusters.flatMap((cluster) => {
-    const parts: number[][] = []
-    for (let start = 0; start < cluster.length; start += LARGEST_CLUSTER) {
-      parts.push(cluster.slice(start, start + LARGEST_CLUSTER))
+      continue
     }
-    return parts
+    clusters[found >>> 16]?.push(row)
+    if (!isNear) loose++
+  }
+  const parts = clusters.flatMap((cluster) => {
+    medoidFirst(cluster, summaries)
+    return slices(cluster, LARGEST_CLUSTER)
   })
+  return { clusters: parts, loose }
 }
+
+/** Puts the row first whose summary differs least from those of all rows of its cluster. */
+function medoidFirst(cluster: number[], summaries: Summaries): void {
+  const bits = summaries.bytes * 8
+  // rows that have a bit less those that have not: a row's distances from all others add up to a constant less the votes for its own bits
+  const votes = new Int32Array(bits)
+  for (const row of cluster) {
+    const summary = summaries.at(row)
+    for (let bit = 0; bit < bits; bit++) votes[bit] = (votes[bit] ?? 0) + 2 * bitAt(summary, bit) - 1
+  }
+  let [place, most] = [0, Number.NEGATIVE_INFINITY]
+  for (const [index, row] of cluster.entries()) {
+    const summary = summaries.at(row)
+    let own = 0
+    for (let bit = 0; bit < bits; bit++) own += (votes[bit] ?? 0) * bitAt(summary, bit)
+    if (own > most) [place, most] = [index, own]
+  }
+  const [first, medoid] = [cluster[0], cluster[place]]
+  if (first === undefined || medoid === undefined) return
+  cluster[0] = medoid
+  cluster[place] = first
+}
+
+const bitAt = (string: Uint8Array, bit: number): number => ((string[bit >> 3] ?? 0) >> (bit & 7)) & 1
 
 /** 0 to count - 1, each once, in an order that depends on nothing but the count. */
 function mixed(count: number): Uint32Array {

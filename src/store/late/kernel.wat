@@ -95,8 +95,8 @@
         (local.set $ends (i32.add (local.get $ends) (i32.const 4)))
         (br $row))))
 
-  ;; The sum, over a question's tokens, of the greatest cosine with a token of some int8 memory. $asked: $questions tokens of float32, each of length 1;
-  ;; $tokens: $count tokens of signed bytes. $width: a multiple of 16. $best: room for float32 a question token.
+  ;; The sum, over a question's tokens, of the greatest product with the direction of a token of some int8 memory. $asked: $questions tokens of signed
+  ;; 16-bit integers; $tokens: $count tokens of signed bytes. $width: a multiple of 16; products fit 32 bits. $best: room for float32 a question token.
   (func (export "maxSimilarity")
     (param $asked i32) (param $questions i32) (param $tokens i32) (param $count i32) (param $width i32) (param $best i32) (result f32)
     (local $end i32) (local $at i32) (local $question i32) (local $place i32) (local $bytes v128) (local $half v128)
@@ -132,35 +132,22 @@
         (local.set $at (i32.const 0))
         (loop $part
           (local.set $bytes (v128.load (i32.add (local.get $tokens) (local.get $at))))
-          (local.set $half (i16x8.extend_low_i8x16_s (local.get $bytes)))
           (local.set $product
-            (f32x4.add
+            (i32x4.add
               (local.get $product)
-              (f32x4.add
-                (f32x4.mul (v128.load (local.get $place)) (f32x4.convert_i32x4_s (i32x4.extend_low_i16x8_s (local.get $half))))
-                (f32x4.mul
-                  (v128.load offset=16 (local.get $place))
-                  (f32x4.convert_i32x4_s (i32x4.extend_high_i16x8_s (local.get $half)))))))
-          (local.set $half (i16x8.extend_high_i8x16_s (local.get $bytes)))
-          (local.set $product
-            (f32x4.add
-              (local.get $product)
-              (f32x4.add
-                (f32x4.mul
-                  (v128.load offset=32 (local.get $place))
-                  (f32x4.convert_i32x4_s (i32x4.extend_low_i16x8_s (local.get $half))))
-                (f32x4.mul
-                  (v128.load offset=48 (local.get $place))
-                  (f32x4.convert_i32x4_s (i32x4.extend_high_i16x8_s (local.get $half)))))))
-          (local.set $place (i32.add (local.get $place) (i32.const 64)))
+              (i32x4.add
+                (i32x4.dot_i16x8_s (v128.load (local.get $place)) (i16x8.extend_low_i8x16_s (local.get $bytes)))
+                (i32x4.dot_i16x8_s (v128.load offset=16 (local.get $place)) (i16x8.extend_high_i8x16_s (local.get $bytes))))))
+          (local.set $place (i32.add (local.get $place) (i32.const 32)))
           (local.set $at (i32.add (local.get $at) (i32.const 16)))
           (br_if $part (i32.lt_u (local.get $at) (local.get $width))))
         (local.set $cosine
           (f32.mul
             (local.get $inverse)
-            (f32.add
-              (f32.add (f32x4.extract_lane 0 (local.get $product)) (f32x4.extract_lane 1 (local.get $product)))
-              (f32.add (f32x4.extract_lane 2 (local.get $product)) (f32x4.extract_lane 3 (local.get $product))))))
+            (f32.convert_i32_s
+              (i32.add
+                (i32.add (i32x4.extract_lane 0 (local.get $product)) (i32x4.extract_lane 1 (local.get $product)))
+                (i32.add (i32x4.extract_lane 2 (local.get $product)) (i32x4.extract_lane 3 (local.get $product)))))))
         (local.set $at (i32.add (local.get $best) (i32.shl (local.get $question) (i32.const 2))))
         (f32.store (local.get $at) (f32.max (f32.load (local.get $at)) (local.get $cosine)))
         (local.set $question (i32.add (local.get $question) (i32.const 1)))

@@ -5,13 +5,13 @@ import { BLOCK, blocksFor, type PackedRows, signBytes } from './codes.ts'
 
 /*
  * The index of a store's memory as a file, made from the store and of no use without it: what it lacks or has wrong costs recall, never a row. Little-endian:
- * magic (8 bytes), 128 bits of SHA-256 over what follows up to the first signs, u32 width, u32 clusters, u32 rows, u32 zero;
+ * magic (8 bytes), 128 bits of SHA-256 over what follows up to the first signs, u32 width, u32 clusters, u32 rows, u32 loose rows;
  * centre, float32 [width]; rows of each cluster, u32 [clusters]; tokens of each row, u16 [rows]; keys of the rows, float64 [rows]; all filled up to 8 bytes;
  * then, packed as the kernel reads them, signs and factors: of the leaders, a group of {@link LARGEST_CLUSTER} after the other, and of each cluster.
  * A cluster's leader is its first row.
  */
 
-const MAGIC = 'CLARALI1'
+const MAGIC = 'CLARALI2'
 const HEAD = 8 + 16 + 16
 /** Rows of a cluster at most: those of like content beyond them make another. */
 export const LARGEST_CLUSTER = 256
@@ -37,6 +37,8 @@ export interface LateTable {
   readonly counts: Uint16Array
   readonly keys: Float64Array
   readonly clusterRows: Uint32Array
+  /** Rows that lie in a cluster because there were no more to be had, not because they are like its leader. */
+  readonly loose: number
 }
 
 export interface LateFile extends LateTable {
@@ -52,10 +54,10 @@ export interface LateFile extends LateTable {
 const padded = (bytes: number) => Math.ceil(bytes / 8) * 8
 
 /** What stands before the signs. */
-export function encodeTable({ width, centre, counts, keys, clusterRows }: LateTable): Uint8Array {
+export function encodeTable({ width, centre, counts, keys, clusterRows, loose }: LateTable): Uint8Array {
   const parts = [centre, clusterRows, counts, keys].map(bytesOf)
   const body = new Uint8Array(16 + parts.reduce((sum, part) => sum + padded(part.length), 0))
-  new Uint32Array(body.buffer).set([width, clusterRows.length, counts.length, 0])
+  new Uint32Array(body.buffer).set([width, clusterRows.length, counts.length, loose])
   let place = 16
   for (const part of parts) {
     body.set(part, place)
@@ -68,7 +70,7 @@ const digestOf = (body: Uint8Array) => createHash('sha256').update(body).digest(
 
 /** Where everything lies behind the table. */
 export function placesOf(
-  { width, counts, clusterRows }: Omit<LateTable, 'centre' | 'keys'>,
+  { width, counts, clusterRows }: Pick<LateTable, 'width' | 'counts' | 'clusterRows'>,
   start: number,
 ): { readonly leaders: ClusterPlace[]; readonly clusters: ClusterPlace[]; readonly end: number } {
   let end = start
@@ -126,9 +128,10 @@ export function openLateFile(path: string, width: number): LateFile | undefined 
 function readTable(file: number, width: number): LateFile | undefined {
   const { size, ino, mtimeMs } = fstatSync(file)
   const head = readAt(file, 0, HEAD)
-  const [stored, clusterCount, rows] = new Uint32Array(head.slice(24).buffer)
+  const [stored, clusterCount, rows, loose = 0] = new Uint32Array(head.slice(24).buffer)
   if (Buffer.from(head.subarray(0, 8)).toString('latin1') !== MAGIC || stored !== width || width > WIDEST) return
-  if (clusterCount === undefined || rows === undefined || rows > MOST_ROWS || clusterCount > rows) return
+  if (clusterCount === undefined || rows === undefined || rows > MOST_ROWS || clusterCount > rows || loose > rows)
+    return
   const lengths = [4 * width, 4 * clusterCount, 2 * rows, 8 * rows]
   const bodyBytes = lengths.reduce((sum, length) => sum + padded(length), 16)
   if (24 + bodyBytes > size) return
@@ -147,6 +150,7 @@ function readTable(file: number, width: number): LateFile | undefined {
     clusterRows: new Uint32Array(clusterRows),
     counts: new Uint16Array(counts),
     keys: new Float64Array(keys),
+    loose,
   }
   if (table.clusterRows.reduce((sum, count) => sum + count, 0) !== rows) return
   const { leaders, clusters, end } = placesOf(table, 24 + bodyBytes)

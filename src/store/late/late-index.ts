@@ -13,9 +13,11 @@ import {
 import { Arena, openKernel } from './kernel.ts'
 import { type ClusterPlace, LARGEST_CLUSTER, type LateFile } from './late-file.ts'
 
-/** Rows of the file that a search looks at beyond the leaders, and per row that is asked for. */
-const SCANNED = 4_096
-const SCANNED_PER_ROW = 32
+/** Rows of the file that a search looks at beyond the leaders: as many at least, and for each that is asked for. */
+const SCANNED = 1_024
+const SCANNED_PER_ROW = 8
+/** So many more where all rows are loose, whose leaders say little of them; a share of it by the share of these. */
+const SCANNED_LOOSE = 65_536
 /** Signs that are held in memory; with more, all are let go and read again as they are needed. Bytes. */
 const MOST_HELD = 512 * 2 ** 20
 
@@ -119,23 +121,31 @@ export class LateIndex {
     const asked = askedTokens(tokens, this.width, this.centre)
     this.#ask(asked)
     const best = new Best(limit)
-    const look = (cluster: Cluster): number => {
+    const offer = (row: number, score: number): number => {
+      if (passes !== undefined && !passes(row)) return 0
+      best.offer(row, score / asked.length)
+      return 1
+    }
+    const look = (cluster: Cluster, begin: number): number => {
       if (passes !== undefined && !anyPasses(cluster, passes)) return 0
       const scores = this.#score(cluster, asked)
       let considered = 0
-      for (let index = 0; index < cluster.rows; index++) {
-        if (passes !== undefined && !passes(cluster.first + index)) continue
-        considered++
-        best.offer(cluster.first + index, (scores[index] ?? 0) / asked.length)
+      for (let index = begin; index < cluster.rows; index++) {
+        considered += offer(cluster.first + index, scores[index] ?? 0)
       }
       return considered
     }
-    for (const cluster of this.#fresh) look(cluster)
-    const most = exhaustive ? Number.POSITIVE_INFINITY : Math.max(SCANNED, SCANNED_PER_ROW * limit)
-    const all = most >= (this.#file?.counts.length ?? 0)
+    for (const cluster of this.#fresh) look(cluster, 0)
+    const { counts, loose } = this.#file ?? { counts: [], loose: 0 }
+    const most = Math.max(SCANNED, SCANNED_PER_ROW * limit) + (SCANNED_LOOSE * loose) / Math.max(1, counts.length)
+    if (exhaustive || most >= counts.length) {
+      for (const cluster of this.#clusters) look(cluster, 0)
+      return best.taken()
+    }
     let considered = 0
-    for (const cluster of all ? this.#clusters : this.#byLeader(asked)) {
-      considered += look(cluster)
+    for (const cluster of this.#byLeader(asked, offer)) {
+      // its leader has been offered
+      considered += look(cluster, 1)
       if (considered >= most) break
     }
     return best.taken()
@@ -145,9 +155,11 @@ export class LateIndex {
     this.#file?.close()
   }
 
-  #byLeader(asked: readonly AskedToken[]): Cluster[] {
+  /** The clusters, that with the best leader first. Every leader is offered with its score. */
+  #byLeader(asked: readonly AskedToken[], offer: (row: number, score: number) => number): Cluster[] {
     const scores = new Float64Array(this.#clusters.length)
     for (const group of this.#leaders) scores.set(this.#score(group, asked, true), group.first)
+    for (const [index, { first }] of this.#clusters.entries()) offer(first, scores[index] ?? 0)
     const order = Uint32Array.from(scores, (_, index) => index)
     order.sort((one, other) => (scores[other] ?? 0) - (scores[one] ?? 0) || one - other)
     return Array.from(order, (index) => this.#clusters[index]).filter((cluster) => cluster !== undefined)

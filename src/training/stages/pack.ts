@@ -1,6 +1,7 @@
 import { MEMORY_ROWS, SALIENT } from '../../clara/compressor.ts'
 import type { ClaraConfig } from '../../clara/config.ts'
-import { saveModel } from '../../clara/model-folder.ts'
+import { readAdapters } from '../../clara/model.ts'
+import { readModelFile, saveModel } from '../../clara/model-folder.ts'
 import { ClaraError } from '../../errors.ts'
 import { float32, type HostTensor } from '../../graph/dtype.ts'
 import { readBestCheckpoint, readLastCheckpoint } from '../checkpoint.ts'
@@ -14,13 +15,22 @@ export interface PackOptions {
   readonly modelFolder: string
   /** Which checkpoint: the newest, or the best by the run's evaluation metric. */
   readonly which: 'last' | 'best'
+  /**
+   * A model whose parameters are averaged with the checkpoint's, such as the one that the run started from: the mean of two points of one training often
+   * generalises better than the later one (Izmailov et al. 2018; Wortsman et al. 2022).
+   */
+  readonly averageWith?: string | undefined
 }
 
-/** Turns a run's checkpoint into a model folder that {@link loadModel} opens. */
+/**
+ * Turns a run's checkpoint into a model folder that {@link loadModel} opens.
+ * @throws ClaraError when there is no checkpoint, or the model to average with has other parameters or another base.
+ */
 export async function packRun({
   runFolder,
   modelFolder,
   which,
+  averageWith,
 }: PackOptions): Promise<{ step: number; folder: string }> {
   const checkpoint = await (which === 'best' ? readBestCheckpoint(runFolder) : readLastCheckpoint(runFolder))
   if (!checkpoint) {
@@ -42,8 +52,10 @@ export async function packRun({
     compressor: config.compressor,
   }
   const { base, idf, frozen } = await beside(config, runFolder)
+  const learned = new Map([...frozen, ...checkpoint.parameters])
+  const averaged = averageWith === undefined ? learned : await averagedWith(averageWith, learned, base.fingerprint)
   const parameters = new Map<string, HostTensor>()
-  for (const [name, values] of [...frozen, ...checkpoint.parameters])
+  for (const [name, values] of averaged)
     parameters.set(name, float32(values, dimsOf(name, values, config.lora.rank, base.config.hidden_size)))
   await saveModel({
     folder: modelFolder,
@@ -56,6 +68,33 @@ export async function packRun({
     idf,
   })
   return { step: checkpoint.state.step, folder: checkpoint.folder }
+}
+
+/** The mean of each parameter and the same one of a model. */
+async function averagedWith(
+  folder: string,
+  learned: ReadonlyMap<string, Float32Array>,
+  baseFingerprint: string,
+): Promise<Map<string, Float32Array>> {
+  const unfit = (problem: string) =>
+    new ClaraError(`The model in ${folder} cannot be averaged with this run: ${problem}.`, {
+      hint: 'Name the model that the run started from, or one with the same base, rank and compressor.',
+    })
+  const { base_fingerprint } = await readModelFile(folder)
+  if (base_fingerprint !== baseFingerprint) throw unfit('it has another base')
+  const { parameters } = await readAdapters(folder)
+  const surplus = [...parameters.keys()].find((name) => !learned.has(name))
+  if (surplus !== undefined) throw unfit(`the run has no '${surplus}'`)
+  const averaged = new Map<string, Float32Array>()
+  for (const [name, values] of learned) {
+    const other = parameters.get(name)?.data
+    if (!(other instanceof Float32Array) || other.length !== values.length) throw unfit(`'${name}' is not alike`)
+    averaged.set(
+      name,
+      values.map((value, index) => (value + (other[index] ?? 0)) / 2),
+    )
+  }
+  return averaged
 }
 
 /** What a model consists of beside what its run learned. */

@@ -1,13 +1,14 @@
+import type { BaseModel } from '../../clara/base.ts'
 import { MEMORY_ROWS, SALIENT } from '../../clara/compressor.ts'
 import type { ClaraConfig } from '../../clara/config.ts'
-import { readAdapters } from '../../clara/model.ts'
-import { readModelFile, saveModel } from '../../clara/model-folder.ts'
+import { checkBaseFingerprint, readModelFile, saveModel } from '../../clara/model-folder.ts'
 import { ClaraError } from '../../errors.ts'
 import { float32, type HostTensor } from '../../graph/dtype.ts'
 import { readBestCheckpoint, readLastCheckpoint } from '../checkpoint.ts'
 import { checkConfig } from '../config.ts'
 import { learnsCompressor, retrievalOf, type StageConfig, stageConfigSchema } from './config.ts'
 import { lacking, readFrozen } from './frozen-parameters.ts'
+import { readStart } from './initialise.ts'
 import { stageIdf, stageMaterial, stageTools, tokenizerFolder } from './material.ts'
 
 export interface PackOptions {
@@ -53,7 +54,7 @@ export async function packRun({
   }
   const { base, idf, frozen } = await beside(config, runFolder)
   const learned = new Map([...frozen, ...checkpoint.parameters])
-  const averaged = averageWith === undefined ? learned : await averagedWith(averageWith, learned, base.fingerprint)
+  const averaged = averageWith === undefined ? learned : await averagedWith(averageWith, learned, base, config.base)
   const parameters = new Map<string, HostTensor>()
   for (const [name, values] of averaged)
     parameters.set(name, float32(values, dimsOf(name, values, config.lora.rank, base.config.hidden_size)))
@@ -74,21 +75,21 @@ export async function packRun({
 async function averagedWith(
   folder: string,
   learned: ReadonlyMap<string, Float32Array>,
-  baseFingerprint: string,
+  base: BaseModel,
+  basePath: string,
 ): Promise<Map<string, Float32Array>> {
   const unfit = (problem: string) =>
     new ClaraError(`The model in ${folder} cannot be averaged with this run: ${problem}.`, {
       hint: 'Name the model that the run started from, or one with the same base, rank and compressor.',
     })
-  const { base_fingerprint } = await readModelFile(folder)
-  if (base_fingerprint !== baseFingerprint) throw unfit('it has another base')
-  const { parameters } = await readAdapters(folder)
+  checkBaseFingerprint(folder, await readModelFile(folder), basePath, base.fingerprint)
+  const { parameters } = await readStart(folder, base)
   const surplus = [...parameters.keys()].find((name) => !learned.has(name))
   if (surplus !== undefined) throw unfit(`the run has no '${surplus}'`)
   const averaged = new Map<string, Float32Array>()
   for (const [name, values] of learned) {
-    const other = parameters.get(name)?.data
-    if (!(other instanceof Float32Array) || other.length !== values.length) throw unfit(`'${name}' is not alike`)
+    const other = parameters.get(name)
+    if (other?.length !== values.length) throw unfit(`'${name}' is not alike`)
     averaged.set(
       name,
       values.map((value, index) => (value + (other[index] ?? 0)) / 2),

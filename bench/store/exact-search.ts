@@ -1,8 +1,8 @@
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
-import type { Memory } from '../../src/clara/encoder.ts'
 import { askedDirections } from '../../src/store/late/scorer.ts'
 import type { Int8Memory } from '../../src/store/store.ts'
+import type { BruteForce } from './brute-force.ts'
 
 export type ExactMessage =
   | { readonly kind: 'passage'; readonly memory: Int8Memory }
@@ -13,14 +13,8 @@ export type ExactMessage =
       readonly questions: number
     }
 
-/** Compares a question with every passage, by the exact score. */
-export interface ExactSearch extends AsyncDisposable {
-  /** Maxsim of the question with each passage, in the order in which these were given. */
-  scores(question: Memory): Promise<Float32Array>
-}
-
-/** Holds int8 memories in threads, each an equal share, and scores them with the kernel that scores a search's candidates. */
-export function openExactSearch(memories: readonly Int8Memory[], threads: number): ExactSearch {
+/** Brute force by the exact score: holds int8 memories in threads, each an equal share, and scores them with the kernel that scores a search's candidates. */
+export function openExactSearch(memories: readonly Int8Memory[], threads: number): BruteForce {
   const program = new URL('./exact-worker.ts', import.meta.url).href
   // a thread does not inherit what lets the main one load TypeScript
   const start = `import('${import.meta.resolve('tsx/esm/api')}').then(({ register }) => { register(); return import('${program}') })`

@@ -7,8 +7,8 @@ import { openLanceStore } from '../../src/store/lancedb/driver.ts'
 import { quantiseMemory } from '../../src/store/quantise.ts'
 import type { Int8Memory, Store, StoreRow } from '../../src/store/store.ts'
 import { median, milliseconds } from '../measure.ts'
-import { openBruteForce } from './brute-force.ts'
-import { type ExactSearch, openExactSearch } from './exact-search.ts'
+import { type BruteForce, openBruteForce } from './brute-force.ts'
+import { openExactSearch } from './exact-search.ts'
 import { filledUp, type Material } from './material.ts'
 
 export interface RetrievalFigures {
@@ -122,16 +122,13 @@ export function rowOf(index: number, text: string, memory: Int8Memory): StoreRow
   }
 }
 
-/** Anything that scores every passage. */
-type Scorer = Pick<ExactSearch, 'scores'> & AsyncDisposable
-
-async function bruteForce(opened: Scorer, questions: readonly Memory[]) {
-  await using scorer = opened
+async function bruteForce(opened: BruteForce, questions: readonly Memory[]) {
+  await using brute = opened
   const times: number[] = []
   const scores: Float32Array[] = []
   for (const [index, question] of questions.entries()) {
     const time = await milliseconds(async () => {
-      scores.push(await scorer.scores(question))
+      scores.push(await brute.scores(question))
     })
     // the first one finds nothing prepared
     if (index > 0 || questions.length === 1) times.push(time)

@@ -174,10 +174,11 @@ async function clustersOf(
     clusters[found >>> 16]?.push(row)
     if (!isNear) loose++
   }
-  const parts = clusters.flatMap((cluster) => {
-    medoidFirst(cluster, summaries)
-    return slices(cluster, LARGEST_CLUSTER)
-  })
+  const parts = clusters.flatMap((cluster) => slices(cluster, LARGEST_CLUSTER))
+  for (const part of parts) {
+    medoidFirst(part, summaries)
+    await breathe()
+  }
   return { clusters: parts, loose }
 }
 

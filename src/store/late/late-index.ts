@@ -127,7 +127,7 @@ export class LateIndex {
       return 1
     }
     const look = (cluster: Cluster, begin: number): number => {
-      if (passes !== undefined && !anyPasses(cluster, passes)) return 0
+      if (begin >= cluster.rows || (passes !== undefined && !anyPasses(cluster, passes))) return 0
       const scores = this.#score(cluster, asked)
       let considered = 0
       for (let index = begin; index < cluster.rows; index++) {

@@ -85,6 +85,9 @@ export function repeatPrompt(slots: readonly PromptText[]): ChatMessage[] {
   )
 }
 
+/** A question that asks for what is missing between two pieces of a document. */
+export const clozeQuestion = (before: string, after: string): string => `What is missing: ${before}____${after}`
+
 /**
  * The same conversation with special tokens recognised in everybody's text, as the published code reads it. For comparing
  * with that code; a document can then forge turns and memory slots.

@@ -6,13 +6,16 @@ import { slices } from '../slices.ts'
 import { centreOf, encodeRow, packRows, type RowCode, signBytes, summaryBytes } from './codes.ts'
 import { Arena, openKernel } from './kernel.ts'
 import { encodeTable, LARGEST_CLUSTER, type LateTable, placesOf } from './late-file.ts'
+import { xorshift } from './xorshift.ts'
 
 /** Rows that the centre is the mean of. */
 const CENTRE_ROWS = 256
 /** Clusters by content at most; each adds a comparison to every search. */
 const MOST_LEADERS = 4_096
 /** Rows that differ from a leader in less than this share of their summaries' signs belong to it; unrelated ones differ in about half. */
-const LIKE = 0.2
+const LIKE = 0.24
+/** Times that all rows find their cluster: centres settle. */
+const ROUNDS = 2
 /** Rows that are worked on before others get their turn. */
 const TURN = 64
 
@@ -143,9 +146,9 @@ async function writeClusters(file: FileHandle, scratch: FileHandle, gathered: Ga
 }
 
 /**
- * Rows of like content together: a row joins the nearest leader, and becomes one itself where none is near, as long as there are not too many. Rows
- * are looked at in an order that is mixed but always the same, so that leaders come from everywhere. In the end each list's first, its leader, is the row
- * that stands for it best.
+ * Rows of like content together: a row joins the nearest centre, and becomes one itself where none is near, as long as there are not too many; then again,
+ * around the centres of what has come together, which are nearer to all of it than the row that happened to come first. Rows are looked at in an order that
+ * is mixed but always the same, so that centres come from everywhere. In the end each list's first, its leader, is the row that stands for it best.
  */
 async function clustersOf(
   summaries: Summaries,
@@ -155,47 +158,81 @@ async function clustersOf(
   const { memory, nearest } = openKernel()
   const arena = new Arena(memory)
   const query = arena.take(bytes)
-  const leaders = arena.take(bytes * Math.min(length, MOST_LEADERS))
+  const centres = arena.take(bytes * Math.min(length, MOST_LEADERS))
   const view = new Uint8Array(memory.buffer)
   const near = LIKE * width
-  const clusters: number[][] = []
-  let loose = 0
-  for (const [turn, row] of mixed(length).entries()) {
-    if (turn % TURN === TURN - 1) await breathe()
-    const summary = summaries.at(row)
-    view.set(summary, query)
-    const found = clusters.length === 0 ? 0xffff : nearest(query, leaders, clusters.length, bytes)
-    const isNear = (found & 0xffff) <= near
-    if (!isNear && clusters.length < MOST_LEADERS) {
-      view.set(summary, leaders + clusters.length * bytes)
-      clusters.push([row])
-      continue
+  const order = mixed(length)
+  let found: { clusters: number[][]; loose: number } = { clusters: [], loose: 0 }
+  for (let round = 0; round < ROUNDS; round++) {
+    // a cluster of one row has no say: the row may join another, or begin again
+    const clusters = found.clusters.filter(({ length: rows }) => rows > 1).map((): number[] => [])
+    let centre = centres
+    for (const cluster of found.clusters) {
+      if (cluster.length === 1) continue
+      view.set(majorityOf(cluster, summaries), centre)
+      centre += bytes
     }
-    clusters[found >>> 16]?.push(row)
-    if (!isNear) loose++
+    let loose = 0
+    for (const [turn, row] of order.entries()) {
+      if (turn % TURN === TURN - 1) await breathe()
+      const summary = summaries.at(row)
+      view.set(summary, query)
+      const best = clusters.length === 0 ? 0xffff : nearest(query, centres, clusters.length, bytes)
+      const isNear = (best & 0xffff) <= near
+      if (!isNear && clusters.length < MOST_LEADERS) {
+        view.set(summary, centres + clusters.length * bytes)
+        clusters.push([row])
+        continue
+      }
+      clusters[best >>> 16]?.push(row)
+      if (!isNear) loose++
+    }
+    found = { clusters: clusters.filter(({ length: rows }) => rows > 0), loose }
+    console.log(
+      'round',
+      round,
+      found.clusters.length,
+      loose,
+      'singles',
+      found.clusters.filter((c) => c.length === 1).length,
+    )
   }
-  const parts = clusters.flatMap((cluster) => slices(cluster, LARGEST_CLUSTER))
+  const parts = found.clusters.flatMap((cluster) => slices(cluster, LARGEST_CLUSTER))
   for (const part of parts) {
     medoidFirst(part, summaries)
     await breathe()
   }
-  return { clusters: parts, loose }
+  return { clusters: parts, loose: found.loose }
+}
+
+/** Of each bit, the rows of a cluster that have it, less those that have not. */
+function votesOf(cluster: readonly number[], summaries: Summaries): Int32Array {
+  const votes = new Int32Array(summaries.bytes * 8)
+  for (const row of cluster) {
+    const summary = summaries.at(row)
+    for (let bit = 0; bit < votes.length; bit++) votes[bit] = (votes[bit] ?? 0) + 2 * bitAt(summary, bit) - 1
+  }
+  return votes
+}
+
+/** The bit string that differs least from all of a cluster. */
+function majorityOf(cluster: readonly number[], summaries: Summaries): Uint8Array {
+  const majority = new Uint8Array(summaries.bytes)
+  for (const [bit, votes] of votesOf(cluster, summaries).entries()) {
+    if (votes > 0) majority[bit >> 3] = (majority[bit >> 3] ?? 0) | (1 << (bit & 7))
+  }
+  return majority
 }
 
 /** Puts the row first whose summary differs least from those of all rows of its cluster. */
 function medoidFirst(cluster: number[], summaries: Summaries): void {
-  const bits = summaries.bytes * 8
-  // rows that have a bit less those that have not: a row's distances from all others add up to a constant less the votes for its own bits
-  const votes = new Int32Array(bits)
-  for (const row of cluster) {
-    const summary = summaries.at(row)
-    for (let bit = 0; bit < bits; bit++) votes[bit] = (votes[bit] ?? 0) + 2 * bitAt(summary, bit) - 1
-  }
+  // a row's distances from all others add up to a constant less the votes for its own bits
+  const votes = votesOf(cluster, summaries)
   let [place, most] = [0, Number.NEGATIVE_INFINITY]
   for (const [index, row] of cluster.entries()) {
     const summary = summaries.at(row)
     let own = 0
-    for (let bit = 0; bit < bits; bit++) own += (votes[bit] ?? 0) * bitAt(summary, bit)
+    for (let bit = 0; bit < votes.length; bit++) own += (votes[bit] ?? 0) * bitAt(summary, bit)
     if (own > most) [place, most] = [index, own]
   }
   const [first, medoid] = [cluster[0], cluster[place]]
@@ -209,13 +246,9 @@ const bitAt = (string: Uint8Array, bit: number): number => ((string[bit >> 3] ??
 /** 0 to count - 1, each once, in an order that depends on nothing but the count. */
 function mixed(count: number): Uint32Array {
   const order = Uint32Array.from({ length: count }, (_, index) => index)
-  let state = 0x9e3779b9
+  const next = xorshift(0x9e3779b9)
   for (let index = count - 1; index > 0; index--) {
-    // xorshift (Marsaglia 2003)
-    state ^= state << 13
-    state ^= state >>> 17
-    state ^= state << 5
-    const other = (state >>> 0) % (index + 1)
+    const other = next() % (index + 1)
     const kept = order[index] ?? 0
     order[index] = order[other] ?? 0
     order[other] = kept

@@ -1,7 +1,9 @@
+import { rotationFor } from './rotation.ts'
+
 /*
  * Sign codes of memory tokens, after RaBitQ (Gao and Long 2024): of a token t of length 1 and a centre c, the residual r = t - c is kept as the signs s of
- * its numbers, one bit each, and the factor f = |r|² / Σ|rᵢ|. For a question's token q, q·t is estimated as q·c + f · Σ sᵢqᵢ, which is off by about
- * .75 |r| / √width whatever the direction of the error, so that the best of a passage's tokens are found at a thirtieth of float32's bytes.
+ * its numbers, one bit each, after a rotation, and the factor f = |r|² / Σ|rᵢ|. For a question's token q, rotated too, q·t is estimated as
+ * q·c + f · Σ sᵢqᵢ, which is off by about .75 |r| / √width whatever the direction of the error, so that the best of a passage's tokens are found at a thirtieth of float32's bytes.
  *
  * Tokens are packed sixteen to a block, byte b of token t at 16 b + t, as the kernel reads them; four signs index a table of sums ±q.
  */
@@ -10,8 +12,11 @@
 export const BLOCK = 16
 /** A factor is kept as so many parts of 1. */
 export const FACTOR = 32_768
-/** Two entries of a table are added as bytes, so that one is at most half a byte's range. */
-const LARGEST_ENTRY = 127
+/**
+ * Eight entries of a table are added as bytes. Rounded so coarsely they move an estimate by .002 a token, which is little beside the .03 that
+ * signs are off by.
+ */
+const LARGEST_ENTRY = 31
 
 /** Tokens beyond so many of one row are not looked at. */
 const MOST_TOKENS = 0xffff
@@ -29,7 +34,10 @@ export interface RowCode {
   readonly signs: Uint8Array
   /** One a token, as parts of {@link FACTOR}. */
   readonly factors: Uint16Array
-  /** Signs of the tokens' mean, less the centre: rows of like content differ in few of them. */
+  /**
+   * Signs of the tokens' mean, less the centre: rows of like content differ in few of them. Not rotated, so that numbers that differ little
+   * from row to row count as much as those that differ much.
+   */
   readonly summary: Uint8Array
 }
 
@@ -43,16 +51,22 @@ export function encodeRow(tokens: Float32Array, width: number, centre: Float32Ar
   const signs = new Uint8Array(n * bytes)
   const factors = new Uint16Array(n)
   const mean = new Float32Array(width)
+  const residual = new Float32Array(width)
+  const rotate = rotationFor(width)
   for (let token = 0; token < n; token++) {
     const start = token * width
     const scale = inverseLength(tokens, start, width)
+    for (let index = 0; index < width; index++) {
+      residual[index] = (tokens[start + index] ?? 0) * scale - (centre[index] ?? 0)
+      mean[index] = (mean[index] ?? 0) + (residual[index] ?? 0)
+    }
+    rotate(residual)
     let [squares, sum] = [0, 0]
     for (let index = 0; index < width; index++) {
-      const residual = (tokens[start + index] ?? 0) * scale - (centre[index] ?? 0)
-      squares += residual * residual
-      sum += Math.abs(residual)
-      mean[index] = (mean[index] ?? 0) + residual
-      if (residual >= 0)
+      const value = residual[index] ?? 0
+      squares += value * value
+      sum += Math.abs(value)
+      if (value >= 0)
         signs[token * bytes + (index >> 3)] = (signs[token * bytes + (index >> 3)] ?? 0) | (1 << (index & 7))
     }
     factors[token] = sum === 0 ? 0 : Math.min(0xffff, Math.round((squares / sum) * FACTOR))
@@ -123,18 +137,20 @@ export interface AskedToken {
 /** @param tokens [n, width], of any length. */
 export function askedTokens(tokens: Float32Array, width: number, centre: Float32Array): AskedToken[] {
   const groups = signBytes(width) * 2
+  const rotate = rotationFor(width)
   // all sums together stay within 16 bits
   const largest = Math.min(LARGEST_ENTRY, Math.floor(0xffff / groups))
   const asked: AskedToken[] = []
   for (let start = 0; start < tokens.length; start += width) {
     const length = inverseLength(tokens, start, width)
-    const values = new Float64Array(groups * 4)
+    const values = new Float32Array(groups * 4)
     let [base, total, widest] = [0, 0, 0]
     for (let index = 0; index < width; index++) {
       values[index] = (tokens[start + index] ?? 0) * length
       base += (values[index] ?? 0) * (centre[index] ?? 0)
-      total += Math.abs(values[index] ?? 0)
     }
+    rotate(values)
+    for (const value of values) total += Math.abs(value)
     for (let group = 0; group < groups; group++) widest = Math.max(widest, 2 * spreadOf(values, group))
     const scale = widest / largest || 1
     const tables = new Uint8Array(groups * 16)
@@ -151,7 +167,7 @@ export function askedTokens(tokens: Float32Array, width: number, centre: Float32
   return asked
 }
 
-function spreadOf(values: Float64Array, group: number): number {
+function spreadOf(values: Float32Array, group: number): number {
   let sum = 0
   for (let index = group * 4; index < group * 4 + 4; index++) sum += Math.abs(values[index] ?? 0)
   return sum

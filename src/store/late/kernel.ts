@@ -4,7 +4,9 @@ import { kernelBytes } from './kernel-bytes.ts'
 /** The functions of kernel.wat, and the memory that they work in; arguments named as places are addresses in it. */
 export interface Kernel {
   readonly memory: WebAssembly.Memory
-  readonly sumTables: (codes: number, blocks: number, bytes: number, tables: number, sums: number) => void
+  readonly sumTables: SumTables
+  /** Of four tokens of a question at once. */
+  readonly sumTablesOfFour: SumTables
   readonly addBest: (
     sums: number,
     factors: number,
@@ -26,6 +28,8 @@ export interface Kernel {
   readonly nearest: (query: number, strings: number, count: number, bytes: number) => number
 }
 
+type SumTables = (codes: number, blocks: number, bytes: number, tables: number, sums: number) => void
+
 const PAGE = 65_536
 
 let compiled: WebAssembly.Module | undefined
@@ -33,16 +37,18 @@ let compiled: WebAssembly.Module | undefined
 /** A kernel with memory of its own, which goes when nobody holds it any more. */
 export function openKernel(): Kernel {
   compiled ??= new WebAssembly.Module(Buffer.from(kernelBytes, 'base64'))
-  const { memory, sumTables, addBest, maxSimilarity, nearest } = new WebAssembly.Instance(compiled).exports
+  const { memory, sumTables, sumTablesOfFour, addBest, maxSimilarity, nearest } = new WebAssembly.Instance(compiled)
+    .exports
   if (
     !(memory instanceof WebAssembly.Memory) ||
     !isFunction(sumTables) ||
+    !isFunction(sumTablesOfFour) ||
     !isFunction(addBest) ||
     !isFunction(maxSimilarity) ||
     !isFunction(nearest)
   )
     throw new TypeError('The kernel lacks a part.')
-  return { memory, sumTables, addBest, maxSimilarity, nearest }
+  return { memory, sumTables, sumTablesOfFour, addBest, maxSimilarity, nearest }
 }
 
 const isFunction = (value: unknown): value is (...numbers: number[]) => number => typeof value === 'function'

@@ -4,10 +4,12 @@
   (memory (export "memory") 1 65536)
 
   ;; Sums of table entries for every token of some blocks. A block is 16 tokens: byte b of token t is at 16 b + t, and holds two codes of 4 bits.
-  ;; $tables: 16 bytes for every code, the one in the low half of byte 0 first. $sums: 16 unsigned 16-bit sums a block.
+  ;; $tables: 16 bytes for every code, the one in the low half of byte 0 first; entries are at most 31, so that eight are added as bytes before they are
+  ;; widened. $sums: 16 unsigned 16-bit sums a block.
   (func (export "sumTables")
     (param $codes i32) (param $blocks i32) (param $bytes i32) (param $tables i32) (param $sums i32)
-    (local $end i32) (local $table i32) (local $tablesEnd i32) (local $pair v128) (local $low v128) (local $high v128)
+    (local $end i32) (local $table i32) (local $tablesEnd i32) (local $stop i32)
+    (local $codesHere v128) (local $few v128) (local $low v128) (local $high v128)
     (local.set $end (i32.add (local.get $sums) (i32.mul (local.get $blocks) (i32.const 32))))
     (local.set $tablesEnd (i32.add (local.get $tables) (i32.mul (local.get $bytes) (i32.const 32))))
     (block $done
@@ -16,20 +18,109 @@
         (local.set $low (v128.const i64x2 0 0))
         (local.set $high (v128.const i64x2 0 0))
         (local.set $table (local.get $tables))
-        (loop $byte
-          (local.set $pair (v128.load (local.get $codes)))
-          ;; two entries are at most 254 together, so that they are added as bytes
-          (local.set $pair
-            (i8x16.add
-              (i8x16.swizzle (v128.load (local.get $table)) (v128.and (local.get $pair) (v128.const i64x2 0x0f0f0f0f0f0f0f0f 0x0f0f0f0f0f0f0f0f)))
-              (i8x16.swizzle (v128.load offset=16 (local.get $table)) (i8x16.shr_u (local.get $pair) (i32.const 4)))))
-          (local.set $low (i16x8.add (local.get $low) (i16x8.extend_low_i8x16_u (local.get $pair))))
-          (local.set $high (i16x8.add (local.get $high) (i16x8.extend_high_i8x16_u (local.get $pair))))
-          (local.set $codes (i32.add (local.get $codes) (i32.const 16)))
-          (local.set $table (i32.add (local.get $table) (i32.const 32)))
-          (br_if $byte (i32.lt_u (local.get $table) (local.get $tablesEnd))))
+        (loop $some
+          (local.set $few (v128.const i64x2 0 0))
+          (local.set $stop (i32.add (local.get $table) (i32.const 128)))
+          (if (i32.gt_u (local.get $stop) (local.get $tablesEnd)) (then (local.set $stop (local.get $tablesEnd))))
+          (loop $byte
+            (local.set $codesHere (v128.load (local.get $codes)))
+            (local.set $few
+              (i8x16.add
+                (local.get $few)
+                (i8x16.add
+                  (i8x16.swizzle (v128.load (local.get $table)) (v128.and (local.get $codesHere) (v128.const i64x2 0x0f0f0f0f0f0f0f0f 0x0f0f0f0f0f0f0f0f)))
+                  (i8x16.swizzle (v128.load offset=16 (local.get $table)) (i8x16.shr_u (local.get $codesHere) (i32.const 4))))))
+            (local.set $codes (i32.add (local.get $codes) (i32.const 16)))
+            (local.set $table (i32.add (local.get $table) (i32.const 32)))
+            (br_if $byte (i32.lt_u (local.get $table) (local.get $stop))))
+          (local.set $low (i16x8.add (local.get $low) (i16x8.extend_low_i8x16_u (local.get $few))))
+          (local.set $high (i16x8.add (local.get $high) (i16x8.extend_high_i8x16_u (local.get $few))))
+          (br_if $some (i32.lt_u (local.get $table) (local.get $tablesEnd))))
         (v128.store (local.get $sums) (local.get $low))
         (v128.store offset=16 (local.get $sums) (local.get $high))
+        (local.set $sums (i32.add (local.get $sums) (i32.const 32)))
+        (br $block))))
+
+  ;; The same for four tokens of a question at once, which read the codes together. $tables: for every code the entries of the first token, the second, the
+  ;; third, the fourth. $sums: all of the first token, then all of the second, and so on.
+  (func (export "sumTablesOfFour")
+    (param $codes i32) (param $blocks i32) (param $bytes i32) (param $tables i32) (param $sums i32)
+    (local $all i32) (local $place i32) (local $end i32) (local $table i32) (local $tablesEnd i32) (local $stop i32) (local $first v128) (local $second v128)
+    (local $few0 v128) (local $low0 v128) (local $high0 v128) (local $few1 v128) (local $low1 v128) (local $high1 v128) (local $few2 v128) (local $low2 v128) (local $high2 v128) (local $few3 v128) (local $low3 v128) (local $high3 v128)
+    (local.set $all (i32.mul (local.get $blocks) (i32.const 32)))
+    (local.set $end (i32.add (local.get $sums) (local.get $all)))
+    (local.set $tablesEnd (i32.add (local.get $tables) (i32.mul (local.get $bytes) (i32.const 128))))
+    (block $done
+      (loop $block
+        (br_if $done (i32.ge_u (local.get $sums) (local.get $end)))
+        (local.set $low0 (v128.const i64x2 0 0))
+        (local.set $high0 (v128.const i64x2 0 0))
+        (local.set $low1 (v128.const i64x2 0 0))
+        (local.set $high1 (v128.const i64x2 0 0))
+        (local.set $low2 (v128.const i64x2 0 0))
+        (local.set $high2 (v128.const i64x2 0 0))
+        (local.set $low3 (v128.const i64x2 0 0))
+        (local.set $high3 (v128.const i64x2 0 0))
+        (local.set $table (local.get $tables))
+        (loop $some
+          (local.set $few0 (v128.const i64x2 0 0))
+          (local.set $few1 (v128.const i64x2 0 0))
+          (local.set $few2 (v128.const i64x2 0 0))
+          (local.set $few3 (v128.const i64x2 0 0))
+          (local.set $stop (i32.add (local.get $table) (i32.const 512)))
+          (if (i32.gt_u (local.get $stop) (local.get $tablesEnd)) (then (local.set $stop (local.get $tablesEnd))))
+          (loop $byte
+            (local.set $first (v128.load (local.get $codes)))
+            (local.set $second (i8x16.shr_u (local.get $first) (i32.const 4)))
+            (local.set $first (v128.and (local.get $first) (v128.const i64x2 0x0f0f0f0f0f0f0f0f 0x0f0f0f0f0f0f0f0f)))
+            (local.set $few0
+              (i8x16.add
+                (local.get $few0)
+                (i8x16.add
+                  (i8x16.swizzle (v128.load (local.get $table)) (local.get $first))
+                  (i8x16.swizzle (v128.load offset=64 (local.get $table)) (local.get $second)))))
+            (local.set $few1
+              (i8x16.add
+                (local.get $few1)
+                (i8x16.add
+                  (i8x16.swizzle (v128.load offset=16 (local.get $table)) (local.get $first))
+                  (i8x16.swizzle (v128.load offset=80 (local.get $table)) (local.get $second)))))
+            (local.set $few2
+              (i8x16.add
+                (local.get $few2)
+                (i8x16.add
+                  (i8x16.swizzle (v128.load offset=32 (local.get $table)) (local.get $first))
+                  (i8x16.swizzle (v128.load offset=96 (local.get $table)) (local.get $second)))))
+            (local.set $few3
+              (i8x16.add
+                (local.get $few3)
+                (i8x16.add
+                  (i8x16.swizzle (v128.load offset=48 (local.get $table)) (local.get $first))
+                  (i8x16.swizzle (v128.load offset=112 (local.get $table)) (local.get $second)))))
+            (local.set $codes (i32.add (local.get $codes) (i32.const 16)))
+            (local.set $table (i32.add (local.get $table) (i32.const 128)))
+            (br_if $byte (i32.lt_u (local.get $table) (local.get $stop))))
+          (local.set $low0 (i16x8.add (local.get $low0) (i16x8.extend_low_i8x16_u (local.get $few0))))
+          (local.set $high0 (i16x8.add (local.get $high0) (i16x8.extend_high_i8x16_u (local.get $few0))))
+          (local.set $low1 (i16x8.add (local.get $low1) (i16x8.extend_low_i8x16_u (local.get $few1))))
+          (local.set $high1 (i16x8.add (local.get $high1) (i16x8.extend_high_i8x16_u (local.get $few1))))
+          (local.set $low2 (i16x8.add (local.get $low2) (i16x8.extend_low_i8x16_u (local.get $few2))))
+          (local.set $high2 (i16x8.add (local.get $high2) (i16x8.extend_high_i8x16_u (local.get $few2))))
+          (local.set $low3 (i16x8.add (local.get $low3) (i16x8.extend_low_i8x16_u (local.get $few3))))
+          (local.set $high3 (i16x8.add (local.get $high3) (i16x8.extend_high_i8x16_u (local.get $few3))))
+          (br_if $some (i32.lt_u (local.get $table) (local.get $tablesEnd))))
+        (local.set $place (local.get $sums))
+        (v128.store (local.get $place) (local.get $low0))
+        (v128.store offset=16 (local.get $place) (local.get $high0))
+        (local.set $place (i32.add (local.get $place) (local.get $all)))
+        (v128.store (local.get $place) (local.get $low1))
+        (v128.store offset=16 (local.get $place) (local.get $high1))
+        (local.set $place (i32.add (local.get $place) (local.get $all)))
+        (v128.store (local.get $place) (local.get $low2))
+        (v128.store offset=16 (local.get $place) (local.get $high2))
+        (local.set $place (i32.add (local.get $place) (local.get $all)))
+        (v128.store (local.get $place) (local.get $low3))
+        (v128.store offset=16 (local.get $place) (local.get $high3))
         (local.set $sums (i32.add (local.get $sums) (i32.const 32)))
         (br $block))))
 

@@ -1,4 +1,5 @@
 import { bytesOf } from '../codec.ts'
+import { slices } from '../slices.ts'
 import {
   type AskedToken,
   askedTokens,
@@ -14,12 +15,17 @@ import { Arena, openKernel } from './kernel.ts'
 import { type ClusterPlace, LARGEST_CLUSTER, type LateFile } from './late-file.ts'
 
 /** Rows of the file that a search looks at beyond the leaders: as many at least, and for each that is asked for. */
-const SCANNED = 1_024
-const SCANNED_PER_ROW = 8
+const SCANNED = 512
+const SCANNED_PER_ROW = 4
 /** So many more where all rows are loose, whose leaders say little of them; a share of it by the share of these. */
 const SCANNED_LOOSE = 65_536
 /** Signs that are held in memory; with more, all are let go and read again as they are needed. Bytes. */
 const MOST_HELD = 512 * 2 ** 20
+
+/** Tokens of a question that the kernel compares at once. */
+const TOGETHER = 4
+/** Entries of a code's table. */
+const TABLE = 16
 
 /** A row that was found, by its number in the index. */
 export interface Estimate {
@@ -177,13 +183,18 @@ export class LateIndex {
       this.#layOut()
     }
     const memory = new Uint8Array(this.#kernel.memory.buffer)
-    for (const [index, { tables }] of asked.entries()) memory.set(tables, this.#tables + index * tables.length)
+    let place = this.#tables
+    for (const together of asTogether(asked)) {
+      const tables = interleaved(together)
+      memory.set(tables, place)
+      place += tables.length
+    }
   }
 
   #layOut(): void {
     this.#arena.reset(0)
     this.#tables = this.#arena.take(this.#askedTokens * signBytes(this.width) * 32)
-    this.#sums = this.#arena.take(blocksFor(this.#clusterTokens) * BLOCK * 2)
+    this.#sums = this.#arena.take(blocksFor(this.#clusterTokens) * BLOCK * 2 * TOGETHER)
     this.#scores = this.#arena.take(LARGEST_CLUSTER * 4)
     this.#base = this.#arena.used
     this.#letGo()
@@ -220,17 +231,40 @@ export class LateIndex {
   /** Estimates of a cluster's rows, or of a group of leaders'. What is returned holds until the next call. */
   #score(cluster: Cluster, asked: readonly AskedToken[], areLeaders = false): Float32Array {
     const { signs, factors, ends } = this.#hold(cluster, areLeaders)
-    const { memory, sumTables, addBest } = this.#kernel
+    const { memory, sumTables, sumTablesOfFour, addBest } = this.#kernel
     const bytes = signBytes(this.width)
     const blocks = blocksFor(cluster.tokens)
     const scores = new Float32Array(memory.buffer, this.#scores, cluster.rows)
     scores.fill(asked.reduce((sum, { base }) => sum + base, 0))
-    for (const [index, { scale, bias }] of asked.entries()) {
-      sumTables(signs, blocks, bytes, this.#tables + index * bytes * 32, this.#sums)
-      addBest(this.#sums, factors, ends, cluster.rows, scale / FACTOR, bias / FACTOR, this.#scores)
+    let tables = this.#tables
+    for (const together of asTogether(asked)) {
+      const sum = together.length === TOGETHER ? sumTablesOfFour : sumTables
+      sum(signs, blocks, bytes, tables, this.#sums)
+      tables += together.length * bytes * 32
+      for (const [index, { scale, bias }] of together.entries()) {
+        const sums = this.#sums + index * blocks * BLOCK * 2
+        addBest(sums, factors, ends, cluster.rows, scale / FACTOR, bias / FACTOR, this.#scores)
+      }
     }
     return scores
   }
+}
+
+/** A question's tokens as the kernel takes them: by fours, those that are left one by one. */
+function asTogether(asked: readonly AskedToken[]): (readonly AskedToken[])[] {
+  const fours = Math.floor(asked.length / TOGETHER) * TOGETHER
+  return [...slices(asked.slice(0, fours), TOGETHER), ...slices(asked.slice(fours), 1)]
+}
+
+/** The tables of some tokens, those of each code side by side. */
+function interleaved(asked: readonly AskedToken[]): Uint8Array {
+  const together = new Uint8Array(asked.reduce((sum, { tables }) => sum + tables.length, 0))
+  for (const [index, { tables }] of asked.entries()) {
+    for (let start = 0; start < tables.length; start += TABLE) {
+      together.set(tables.subarray(start, start + TABLE), start * asked.length + index * TABLE)
+    }
+  }
+  return together
 }
 
 function anyPasses({ first, rows }: Cluster, passes: (row: number) => boolean): boolean {

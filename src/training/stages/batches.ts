@@ -11,6 +11,7 @@ import {
   autoEncodingSample,
   chunkPassage,
   chunksSample,
+  clozeSample,
   paraphraseSample,
   poolSample,
   qaPairsSample,
@@ -99,6 +100,7 @@ const expectedOf: Readonly<Record<DataFile['task'], string>> = {
   answer: 'questions with candidates, or passages with qa, whose answers occur in their text',
   paraphrase: 'texts with a paraphrase',
   'auto-encoding': 'passages or questions with candidates',
+  cloze: 'passages or questions with candidates',
 }
 
 async function readItems(
@@ -115,14 +117,19 @@ async function readItems(
       sample: (index, at, first, random) => paraphraseSample(element(pairs, index), at, first, random),
     }
   }
-  if (file.task === 'auto-encoding') {
+  if (file.task === 'auto-encoding' || file.task === 'cloze') {
     const known = new Set((await Promise.all((file.without ?? []).map(readTexts))).flat())
     const whole = (await readTexts(file.file)).filter((text) => !known.has(text))
     texts.push(...whole)
     const pieces = whole.flatMap((text) => stretches(text, options))
+    const lengths = pieces.map((piece) => piece.length)
+    if (file.task === 'auto-encoding') {
+      return { lengths, sample: (index, at, first) => autoEncodingSample(element(pieces, index), at, first) }
+    }
     return {
-      lengths: pieces.map((piece) => piece.length),
-      sample: (index, at, first) => autoEncodingSample(element(pieces, index), at, first),
+      lengths,
+      sample: (index, at, first, random, count) =>
+        clozeSample(element(pieces, index), pieces, count - 1, at, first, random),
     }
   }
   const { passages, pools } = await loadTrainingData(file.file)

@@ -15,6 +15,7 @@ import type { Random } from '../../data/random.ts'
 import type { Paraphrase, PoolQuestion } from '../../data/schemas.ts'
 import type { TrainingPassage } from '../../data/training-data.ts'
 import type { ChatMessage, PromptText, Tokenizer } from '../../tokenizer/types.ts'
+import { clozeQuestions } from './cloze.ts'
 
 /** How texts become samples. */
 export interface SampleOptions {
@@ -36,6 +37,7 @@ export interface SampleOptions {
   readonly background?: 'memory' | 'text' | 'empty'
 }
 
+/** A question and what training takes for its answer. */
 export interface QuestionAnswer {
   readonly question: string
   readonly answer: string
@@ -181,14 +183,36 @@ export function chunksSample(
   firstDocument: number,
   random: Random,
 ): Sample {
-  const chosen = [chunk]
-  while (chosen.length < Math.min(others + 1, pool.length)) {
-    const other = pool[random.int(pool.length)]
-    if (other && !chosen.includes(other)) chosen.push(other)
-  }
+  const chosen = withOthers(chunk, pool, others, random)
   const questions = random.shuffle(chosen.flatMap(({ qa }) => qa)).slice(0, options.questionsPerRow)
   const documents = random.shuffle(chosen).map(({ document }) => document)
   return answerSample(documents, questions, options, firstDocument)
+}
+
+/** Gaps of a text, and of `others` more texts drawn from the same file, in random order. */
+export function clozeSample(
+  text: string,
+  pool: readonly string[],
+  others: number,
+  options: SampleOptions,
+  firstDocument: number,
+  random: Random,
+): Sample {
+  const chosen = random.shuffle(withOthers(text, pool, others, random))
+  const each = Math.max(1, Math.floor(options.questionsPerRow / chosen.length))
+  const questions = random.shuffle(chosen.flatMap((one) => clozeQuestions(one, each, random)))
+  if (questions.length === 0) return autoEncodingSample(text, options, firstDocument)
+  const documents = chosen.map((one) => encodeText(one, options))
+  return answerSample(documents, questions, options, firstDocument)
+}
+
+function withOthers<Item>(first: Item, pool: readonly Item[], others: number, random: Random): Item[] {
+  const chosen = [first]
+  while (chosen.length < Math.min(others + 1, pool.length)) {
+    const other = pool[random.int(pool.length)]
+    if (other !== undefined && !chosen.includes(other)) chosen.push(other)
+  }
+  return chosen
 }
 
 /** A question over its supporting candidates and, up to `count` documents, others of its pool. */

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { dirname, isAbsolute, join } from 'node:path'
 import { z } from 'zod'
+import { CANDIDATES } from '../knowledge/defaults.ts'
 import { type Given, UsageError } from './arguments.ts'
 import { type Flag, flagsOf } from './flags.ts'
 import type { Environment } from './terminal.ts'
@@ -40,7 +41,12 @@ export const settingsSchema = z.strictObject({
     .enum(['hybrid', 'latent', 'text'])
     .default('hybrid')
     .describe('How passages are found: in latent space, by words, or both'),
-  candidates: z.number().int().min(1).default(128).describe("Passages that the model's own score is computed of"),
+  candidates: z
+    .number()
+    .int()
+    .min(1)
+    .default(CANDIDATES)
+    .describe("Passages that the model's own score is computed of"),
   minScore: z
     .number()
     .optional()

@@ -13,6 +13,7 @@ import type {
   VectorSearchOptions,
 } from '../store/store.ts'
 import { type PassagePlace, placeOf } from './chunks.ts'
+import { CANDIDATES } from './defaults.ts'
 import { fuse } from './fusion.ts'
 import type { KnowledgeModel } from './model.ts'
 
@@ -32,7 +33,7 @@ export interface SearchOptions {
    * `hybrid`: candidates of both, united by reciprocal rank fusion. Default: `hybrid`.
    */
   readonly mode?: SearchMode
-  /** Passages of which the model's own score is computed. Default: 128, or topK if that is more. */
+  /** Passages of which the model's own score is computed. Default: 96, or topK if that is more. */
   readonly candidates?: number
   /** In `hybrid`, what the candidates are ordered by: the `score` alone, or its rank `fused` with that by words. Default: `score`. */
   readonly order?: SearchOrder
@@ -76,8 +77,6 @@ export interface SearchTarget {
   readonly vectorOf: (memory: Memory) => Float32Array
 }
 
-/** Candidates that the model's own score then orders. */
-const CANDIDATES = 128
 /** Characters per token beyond which a question cannot be one, whatever its language. */
 const CHARACTERS_PER_TOKEN = 64
 

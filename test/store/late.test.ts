@@ -228,8 +228,8 @@ describe('the late-interaction index', () => {
     const file = openLateFile(path, width)
     if (file === undefined) throw new Error('There is no file.')
     const families = file.clusters.flatMap(({ first, rows: count }) => {
-      const keys = [...file.keys.subarray(first, first + count)]
-      const isFamily = count >= 5 && new Set(keys.map((key) => Math.floor(key / 7))).size === 1
+      const keys = [...file.keys.subarray(first - 1, first + count)]
+      const isFamily = keys.length >= 5 && new Set(keys.map((key) => Math.floor(key / 7))).size === 1
       return isFamily ? [keys] : []
     })
     file.close()

@@ -142,7 +142,7 @@ async function writeClusters(file: FileHandle, scratch: FileHandle, gathered: Ga
   for (const { first, rows } of leaders) {
     await write(clusters.slice(first, first + rows).flatMap(([leader]) => (leader === undefined ? [] : [leader])))
   }
-  for (const cluster of clusters) await write(cluster)
+  for (const cluster of clusters) await write(cluster.slice(1))
 }
 
 /**

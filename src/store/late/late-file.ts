@@ -7,8 +7,8 @@ import { BLOCK, blocksFor, type PackedRows, signBytes } from './codes.ts'
  * The index of a store's memory as a file, made from the store and of no use without it: what it lacks or has wrong costs recall, never a row. Little-endian:
  * magic (8 bytes), 128 bits of SHA-256 over what follows up to the first signs, u32 width, u32 clusters, u32 rows, u32 loose rows;
  * centre, float32 [width]; rows of each cluster, u32 [clusters]; tokens of each row, u16 [rows]; keys of the rows, float64 [rows]; all filled up to 8 bytes;
- * then, packed as the kernel reads them, signs and factors: of the leaders, a group of {@link LARGEST_CLUSTER} after the other, and of each cluster.
- * A cluster's leader is its first row.
+ * then, packed as the kernel reads them, signs and factors: of the leaders, a group of {@link LARGEST_CLUSTER} after the other, and of the other rows of
+ * each cluster. A cluster's leader is its first row.
  */
 
 const MAGIC = 'CLARALI3'
@@ -42,6 +42,7 @@ export interface LateTable {
 }
 
 export interface LateFile extends LateTable {
+  /** Of each cluster the rows below its leader, whose number is one less than that of the first. */
   readonly clusters: readonly ClusterPlace[]
   /** Groups of leaders, in the order of the clusters; `first` is the number of the first cluster. */
   readonly leaders: readonly ClusterPlace[]
@@ -99,8 +100,8 @@ export function placesOf(
   const clusters = firsts.map((first, index) => {
     const rows = clusterRows[index] ?? 0
     let tokens = 0
-    for (let one = first; one < first + rows; one++) tokens += counts[one] ?? 0
-    return place(first, rows, tokens)
+    for (let one = first + 1; one < first + rows; one++) tokens += counts[one] ?? 0
+    return place(first + 1, rows - 1, tokens)
   })
   return { leaders, clusters, end }
 }

@@ -42,7 +42,7 @@ export interface FindOptions {
   readonly exhaustive?: boolean
 }
 
-/** Rows that lie together, in the kernel's memory once they were needed. */
+/** Rows that lie together below their leader, or leaders, in the kernel's memory once they were needed. */
 interface Cluster {
   readonly first: number
   readonly rows: number
@@ -132,27 +132,22 @@ export class LateIndex {
       best.offer(row, score / asked.length)
       return 1
     }
-    const look = (cluster: Cluster, begin: number): number => {
-      if (begin >= cluster.rows || (passes !== undefined && !anyPasses(cluster, passes))) return 0
+    const look = (cluster: Cluster): number => {
+      if (cluster.rows === 0 || (passes !== undefined && !anyPasses(cluster, passes))) return 0
       const scores = this.#score(cluster, asked)
       let considered = 0
-      for (let index = begin; index < cluster.rows; index++) {
+      for (let index = 0; index < cluster.rows; index++) {
         considered += offer(cluster.first + index, scores[index] ?? 0)
       }
       return considered
     }
-    for (const cluster of this.#fresh) look(cluster, 0)
+    for (const cluster of this.#fresh) look(cluster)
     const { counts, loose } = this.#file ?? { counts: [], loose: 0 }
     const most = Math.max(SCANNED, SCANNED_PER_ROW * limit) + (SCANNED_LOOSE * loose) / Math.max(1, counts.length)
-    if (exhaustive || most >= counts.length) {
-      for (const cluster of this.#clusters) look(cluster, 0)
-      return best.taken()
-    }
     let considered = 0
     for (const cluster of this.#byLeader(asked, offer)) {
-      // its leader has been offered
-      considered += look(cluster, 1)
-      if (considered >= most) break
+      considered += look(cluster)
+      if (considered >= most && !exhaustive) break
     }
     return best.taken()
   }
@@ -165,7 +160,7 @@ export class LateIndex {
   #byLeader(asked: readonly AskedToken[], offer: (row: number, score: number) => number): Cluster[] {
     const scores = new Float64Array(this.#clusters.length)
     for (const group of this.#leaders) scores.set(this.#score(group, asked, true), group.first)
-    for (const [index, { first }] of this.#clusters.entries()) offer(first, scores[index] ?? 0)
+    for (const [index, { first }] of this.#clusters.entries()) offer(first - 1, scores[index] ?? 0)
     const order = Uint32Array.from(scores, (_, index) => index)
     order.sort((one, other) => (scores[other] ?? 0) - (scores[one] ?? 0) || one - other)
     return Array.from(order, (index) => this.#clusters[index]).filter((cluster) => cluster !== undefined)
@@ -215,7 +210,7 @@ export class LateIndex {
     const ends = new Uint32Array(cluster.rows)
     let end = 0
     for (let index = 0; index < cluster.rows; index++) {
-      const row = areLeaders ? (this.#clusters[cluster.first + index]?.first ?? 0) : cluster.first + index
+      const row = areLeaders ? (this.#clusters[cluster.first + index]?.first ?? 1) - 1 : cluster.first + index
       end += this.#counts[row] ?? 0
       ends[index] = end
     }

@@ -59,7 +59,7 @@ function vectorType(arrow: Arrow, width: number): ArrowModule.FixedSizeList {
 }
 
 export function documentsSchema(arrow: Arrow): ArrowModule.Schema {
-  const text = (name: string) => new arrow.Field(name, new arrow.Utf8(), false, compressed)
+  const text = (name: string) => new arrow.Field(name, new arrow.Utf8(), false)
   const chunks = new arrow.Field('chunks', new arrow.Int32(), false)
   return new arrow.Schema([
     text('key'),

@@ -188,14 +188,6 @@ async function clustersOf(
       if (!isNear) loose++
     }
     found = { clusters: clusters.filter(({ length: rows }) => rows > 0), loose }
-    console.log(
-      'round',
-      round,
-      found.clusters.length,
-      loose,
-      'singles',
-      found.clusters.filter((c) => c.length === 1).length,
-    )
   }
   const parts = found.clusters.flatMap((cluster) => slices(cluster, LARGEST_CLUSTER))
   for (const part of parts) {

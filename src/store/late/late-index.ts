@@ -17,6 +17,8 @@ import { type ClusterPlace, LARGEST_CLUSTER, type LateFile } from './late-file.t
 /** Rows of the file that a search looks at beyond the leaders: as many at least, and for each that is asked for. */
 const SCANNED = 512
 const SCANNED_PER_ROW = 4
+/** Clusters whose rows it looks at, at least: where these are large, a few of them would be all. */
+const CLUSTERS = 16
 /** So many more where all rows are loose, whose leaders say little of them; a share of it by the share of these. */
 const SCANNED_LOOSE = 65_536
 /** Signs that are held in memory; with more, all are let go and read again as they are needed. Bytes. */
@@ -144,10 +146,12 @@ export class LateIndex {
     for (const cluster of this.#fresh) look(cluster)
     const { counts, loose } = this.#file ?? { counts: [], loose: 0 }
     const most = Math.max(SCANNED, SCANNED_PER_ROW * limit) + (SCANNED_LOOSE * loose) / Math.max(1, counts.length)
-    let considered = 0
+    let [considered, clusters] = [0, 0]
     for (const cluster of this.#byLeader(asked, offer)) {
-      considered += look(cluster)
-      if (considered >= most && !exhaustive) break
+      const found = look(cluster)
+      considered += found
+      if (found > 0) clusters++
+      if (considered >= most && clusters >= CLUSTERS && !exhaustive) break
     }
     return best.taken()
   }

@@ -150,44 +150,16 @@ async function writeClusters(file: FileHandle, scratch: FileHandle, gathered: Ga
  * around the centres of what has come together, which are nearer to all of it than the row that happened to come first. Rows are looked at in an order that
  * is mixed but always the same, so that centres come from everywhere. In the end each list's first, its leader, is the row that stands for it best.
  */
-async function clustersOf(
-  summaries: Summaries,
-  width: number,
-): Promise<{ readonly clusters: number[][]; readonly loose: number }> {
-  const { bytes, length } = summaries
-  const { memory, nearest } = openKernel()
-  const arena = new Arena(memory)
-  const query = arena.take(bytes)
-  const centres = arena.take(bytes * Math.min(length, MOST_LEADERS))
-  const view = new Uint8Array(memory.buffer)
-  const near = LIKE * width
-  const order = mixed(length)
-  let found: { clusters: number[][]; loose: number } = { clusters: [], loose: 0 }
+async function clustersOf(summaries: Summaries, width: number): Promise<Clusters> {
+  let found: Clusters = { clusters: [], loose: 0 }
   for (let round = 0; round < ROUNDS; round++) {
-    // a cluster of one row has no say: the row may join another, or begin again
-    const clusters = found.clusters.filter(({ length: rows }) => rows > 1).map((): number[] => [])
-    let centre = centres
+    const centres: Uint8Array[] = []
     for (const cluster of found.clusters) {
-      if (cluster.length === 1) continue
-      view.set(majorityOf(cluster, summaries), centre)
-      centre += bytes
+      // a cluster of one row has no say: the row may join another, or begin again
+      if (cluster.length > 1) centres.push(majorityOf(cluster, summaries))
+      await breathe()
     }
-    let loose = 0
-    for (const [turn, row] of order.entries()) {
-      if (turn % TURN === TURN - 1) await breathe()
-      const summary = summaries.at(row)
-      view.set(summary, query)
-      const best = clusters.length === 0 ? 0xffff : nearest(query, centres, clusters.length, bytes)
-      const isNear = (best & 0xffff) <= near
-      if (!isNear && clusters.length < MOST_LEADERS) {
-        view.set(summary, centres + clusters.length * bytes)
-        clusters.push([row])
-        continue
-      }
-      clusters[best >>> 16]?.push(row)
-      if (!isNear) loose++
-    }
-    found = { clusters: clusters.filter(({ length: rows }) => rows > 0), loose }
+    found = await gatherAround(centres, summaries, width)
   }
   const parts = found.clusters.flatMap((cluster) => slices(cluster, LARGEST_CLUSTER))
   for (const part of parts) {
@@ -195,6 +167,40 @@ async function clustersOf(
     await breathe()
   }
   return { clusters: parts, loose: found.loose }
+}
+
+interface Clusters {
+  readonly clusters: readonly number[][]
+  /** Rows that are near no centre. */
+  readonly loose: number
+}
+
+/** Every row goes to the nearest centre; where none is near it becomes one, as long as there are not too many. */
+async function gatherAround(centres: readonly Uint8Array[], summaries: Summaries, width: number): Promise<Clusters> {
+  const { bytes, length } = summaries
+  const { memory, nearest } = openKernel()
+  const arena = new Arena(memory)
+  const query = arena.take(bytes)
+  const strings = arena.take(bytes * Math.max(centres.length, Math.min(length, MOST_LEADERS)))
+  const view = new Uint8Array(memory.buffer)
+  for (const [index, centre] of centres.entries()) view.set(centre, strings + index * bytes)
+  const clusters = centres.map((): number[] => [])
+  let loose = 0
+  for (const [turn, row] of mixed(length).entries()) {
+    if (turn % TURN === TURN - 1) await breathe()
+    const summary = summaries.at(row)
+    view.set(summary, query)
+    const best = clusters.length === 0 ? 0xffff : nearest(query, strings, clusters.length, bytes)
+    const isNear = (best & 0xffff) <= LIKE * width
+    if (!isNear && clusters.length < MOST_LEADERS) {
+      view.set(summary, strings + clusters.length * bytes)
+      clusters.push([row])
+      continue
+    }
+    clusters[best >>> 16]?.push(row)
+    if (!isNear) loose++
+  }
+  return { clusters: clusters.filter(({ length: rows }) => rows > 0), loose }
 }
 
 /** Of each bit, the rows of a cluster that have it, less those that have not. */

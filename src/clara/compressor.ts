@@ -1,3 +1,4 @@
+import type { HostTensor } from '../graph/dtype.ts'
 import { addInput, type Tensor } from '../graph/graph.ts'
 import type { LoraSize, Role } from '../lora/adapters.ts'
 import { type Decoder, decode } from '../model/decoder.ts'
@@ -10,8 +11,50 @@ import { reduceSum } from '../ops/reduce.ts'
 import type { CompressorConfig } from './config.ts'
 import { type Base, type DropoutNoise, declareRole, embeddingTable } from './network.ts'
 
-/** Names of the learned numbers of the salient compressor. */
-export const SALIENT = { alpha: 'salient.alpha', beta: 'salient.beta', weight: 'salient.weight' } as const
+/** Names of the learned numbers of salient memory. */
+export interface SalientNames {
+  readonly alpha: string
+  readonly beta: string
+  readonly weight: string
+}
+export const SALIENT: SalientNames = { alpha: 'salient.alpha', beta: 'salient.beta', weight: 'salient.weight' }
+
+/** A query reasoner has numbers of its own: memory of documents stays what it is while questions learn to look for it. */
+export const REASONER_SALIENT: SalientNames = {
+  alpha: 'salient.query_reasoner_adapter.alpha',
+  beta: 'salient.query_reasoner_adapter.beta',
+  weight: 'salient.query_reasoner_adapter.weight',
+}
+
+/** What the query reasoner's own of a compressor's parameter is called; undefined where there is none of its own. */
+export function reasonersParameter(name: string): string | undefined {
+  if (name.includes('.encoder_adapter.')) return name.replace('.encoder_adapter.', '.query_reasoner_adapter.')
+  const key = (['alpha', 'beta', 'weight'] as const).find((one) => SALIENT[one] === name)
+  return key && REASONER_SALIENT[key]
+}
+
+const salientOf = (role: Role): SalientNames => (role === 'query_reasoner_adapter' ? REASONER_SALIENT : SALIENT)
+
+/**
+ * What a role makes memory with beside its layers, under the names that the graph of an `encoder_adapter` asks for. A query
+ * reasoner that has none of its own shares the compressor's.
+ */
+export function memoryParameters(
+  parameters: ReadonlyMap<string, HostTensor>,
+  role: Role,
+): Readonly<Record<string, HostTensor>> {
+  const own = salientOf(role)
+  const of = (name: string, first = name) => {
+    const value = parameters.get(first) ?? parameters.get(name)
+    return value ? { [name]: value } : {}
+  }
+  return {
+    ...of(MEMORY_ROWS),
+    ...of(SALIENT.alpha, own.alpha),
+    ...of(SALIENT.beta, own.beta),
+    ...of(SALIENT.weight, own.weight),
+  }
+}
 /** Name of the trainable embeddings of the memory tokens. */
 export const MEMORY_ROWS = 'memory_tokens.weight'
 
@@ -121,10 +164,11 @@ export function compressorMemory(base: Base, options: CompressorOptions, embedde
   let scores = input('windowBias', 'float32', [memories, window])
   let values = hidden
   if (config.memory === 'salient') {
-    const alpha = addInput(graph, SALIENT.alpha, 'float32', [1])
-    const beta = addInput(graph, SALIENT.beta, 'float32', [1])
-    const weight = addInput(graph, SALIENT.weight, 'float32', [model.hidden_size, 1])
-    parameters.set(SALIENT.alpha, alpha).set(SALIENT.beta, beta).set(SALIENT.weight, weight)
+    const names = salientOf(options.role)
+    const alpha = addInput(graph, names.alpha, 'float32', [1])
+    const beta = addInput(graph, names.beta, 'float32', [1])
+    const weight = addInput(graph, names.weight, 'float32', [model.hidden_size, 1])
+    parameters.set(names.alpha, alpha).set(names.beta, beta).set(names.weight, weight)
     const learned = reshape(gather(matmul(hidden, weight), places), [memories, window])
     scores = add(scores, add(multiply(beta, input('idf', 'float32', [memories, window])), learned))
     values = add(embedded, multiply(alpha, toNorm(hidden, options.embeddingNorm)))

@@ -1,11 +1,12 @@
 import { ClaraError } from '../errors.ts'
 import { float32, type HostTensor } from '../graph/dtype.ts'
 import { addOutput, createGraph } from '../graph/graph.ts'
+import type { Role } from '../lora/adapters.ts'
 import { encodeGraph } from '../ops/table.ts'
 import type { Runtime } from '../runtime/runtime.ts'
 import type { BaseModel } from './base.ts'
 import { type CompressorBatch, compressorBatch, type EncodedDocument, type PoolingOptions } from './batch.ts'
-import { compressor, MEMORY_ROWS, SALIENT } from './compressor.ts'
+import { compressor, memoryParameters } from './compressor.ts'
 import type { InferenceRole } from './inference.ts'
 
 /** A document compressed: its memory tokens, row after row. */
@@ -19,6 +20,8 @@ export interface EncoderOptions {
   readonly runtime: Runtime
   readonly base: BaseModel
   readonly role: InferenceRole
+  /** Whose memory it makes. Default: the compressor's. */
+  readonly memoryOf?: Role
   /** Parameters beside the adapters: memory-token rows, salient weights. */
   readonly parameters: ReadonlyMap<string, HostTensor>
   readonly pooling: PoolingOptions
@@ -55,12 +58,7 @@ export async function openEncoder(options: EncoderOptions): Promise<Encoder> {
   })
   addOutput(graph, 'memory', memory)
   const session = await runtime.open(encodeGraph(graph), new Map([...role.weights]))
-  const learned = Object.fromEntries(
-    [MEMORY_ROWS, ...Object.values(SALIENT)].flatMap((name) => {
-      const value = options.parameters.get(name)
-      return value ? [[name, value]] : []
-    }),
-  )
+  const learned = memoryParameters(options.parameters, options.memoryOf ?? 'encoder_adapter')
   return batchedEncoder({
     pooling,
     padId,

@@ -11,7 +11,7 @@ import type { HostTensor } from '../graph/dtype.ts'
 import { adapterShapes, type Role } from '../lora/adapters.ts'
 import type { DecoderConfig } from '../model/config.ts'
 import type { BaseModel } from './base.ts'
-import { MEMORY_ROWS, SALIENT } from './compressor.ts'
+import { MEMORY_ROWS, REASONER_SALIENT, SALIENT } from './compressor.ts'
 import { type ClaraConfig, claraConfig, loraSize } from './config.ts'
 import { EMBEDDING, HEAD } from './network.ts'
 
@@ -144,7 +144,11 @@ function expectedParameters(
   }
   if (memory === 'tokens') expected.set(MEMORY_ROWS, [memoryTokens, hidden])
   if (memory === 'salient') {
-    expected.set(SALIENT.alpha, [1]).set(SALIENT.beta, [1]).set(SALIENT.weight, [hidden, 1]).set(IDF, [vocabulary])
+    expected.set(IDF, [vocabulary])
+    const own = Object.values(REASONER_SALIENT).some((name) => given.has(name))
+    for (const { alpha, beta, weight } of own ? [SALIENT, REASONER_SALIENT] : [SALIENT]) {
+      expected.set(alpha, [1]).set(beta, [1]).set(weight, [hidden, 1])
+    }
   }
   return expected
 }

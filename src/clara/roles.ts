@@ -97,7 +97,12 @@ async function openRole(model: ClaraModel, runtime: Runtime, role: Role, kind: R
     kind,
     head: false,
   })
-  return openEncoder({ ...encoderOptions(model, runtime), role: prepared, positions: documentPositions(model) })
+  return openEncoder({
+    ...encoderOptions(model, runtime),
+    role: prepared,
+    memoryOf: role,
+    positions: documentPositions(model),
+  })
 }
 
 /** Longest document with its memory tokens. */

@@ -8,7 +8,7 @@ import { finalNorm } from '../model/decoder.ts'
 import type { LanguageModel } from '../model/generate.ts'
 import { encodeGraph } from '../ops/table.ts'
 import type { CompressorBatch } from './batch.ts'
-import { compressorMemory, MEMORY_ROWS, SALIENT } from './compressor.ts'
+import { compressorMemory, MEMORY_ROWS, memoryParameters } from './compressor.ts'
 import { batchedEncoder, type Encoder, type EncoderOptions } from './encoder.ts'
 import { type LayerStack, type LayerStackOptions, pickRows } from './layer-stack.ts'
 import { declareBase, declareRole } from './network.ts'
@@ -18,7 +18,7 @@ import { declareBase, declareRole } from './network.ts'
 /** Added to the score of a pair of positions that may not see each other. */
 const HIDDEN = -1e9
 
-export interface StackedEncoderOptions extends Omit<EncoderOptions, 'role' | 'positions'> {
+export interface StackedEncoderOptions extends Omit<EncoderOptions, 'role' | 'memoryOf' | 'positions'> {
   readonly stack: LayerStack
   readonly stackOptions: LayerStackOptions
   readonly role: Role
@@ -32,12 +32,7 @@ export async function openStackedEncoder(options: StackedEncoderOptions): Promis
   // the session that writes answers serves a compressor of as many layers that looks back only
   const isGenerators = pooling.config.attention === 'causal' && layers === config.num_hidden_layers
   const session = await runtime.open(memoryGraph(options), stackOptions.stored.tensors)
-  const learned = Object.fromEntries(
-    [...Object.values(SALIENT)].flatMap((name) => {
-      const value = parameters.get(name)
-      return value ? [[name, value]] : []
-    }),
-  )
+  const { [MEMORY_ROWS]: _embedded, ...learned } = memoryParameters(parameters, role)
   return batchedEncoder({
     pooling,
     padId: options.padId,

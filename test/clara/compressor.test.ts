@@ -1,11 +1,13 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { compressorBatch, type EncodedDocument, type Feeds } from '../../src/clara/batch.ts'
+import { memoryParameters, REASONER_SALIENT, SALIENT } from '../../src/clara/compressor.ts'
 import type { CompressorConfig } from '../../src/clara/config.ts'
 import { declareBase, declareRole, EMBEDDING, embeddingTable } from '../../src/clara/network.ts'
 import { encodeDocument } from '../../src/clara/prompts.ts'
 import { createRandom } from '../../src/data/random.ts'
 import { float32, type HostTensor } from '../../src/graph/dtype.ts'
 import { addInput, addOutput, createGraph } from '../../src/graph/graph.ts'
+import type { Role } from '../../src/lora/adapters.ts'
 import { decode } from '../../src/model/decoder.ts'
 import { gather } from '../../src/ops/indexing.ts'
 import { reshape } from '../../src/ops/layout.ts'
@@ -323,4 +325,19 @@ describe('the gradient of the stage 1 loss agrees with finite differences', () =
     }
     await session.close()
   })
+})
+
+test('a query reasoner has salient numbers of its own, or shares those of the compressor', () => {
+  const number = (value: number) => float32([value], [1])
+  const shared = new Map([
+    [SALIENT.alpha, number(1)],
+    [SALIENT.beta, number(2)],
+    ['model.layers.0.mlp.up_proj.lora_A.encoder_adapter.weight', number(3)],
+  ])
+  const both = new Map([...shared, [REASONER_SALIENT.alpha, number(4)]])
+  const found = (parameters: ReadonlyMap<string, HostTensor>, role: Role) =>
+    Object.fromEntries(Object.entries(memoryParameters(parameters, role)).map(([name, { data }]) => [name, data[0]]))
+  expect(found(shared, 'query_reasoner_adapter')).toEqual({ [SALIENT.alpha]: 1, [SALIENT.beta]: 2 })
+  expect(found(both, 'query_reasoner_adapter')).toEqual({ [SALIENT.alpha]: 4, [SALIENT.beta]: 2 })
+  expect(found(both, 'encoder_adapter')).toEqual({ [SALIENT.alpha]: 1, [SALIENT.beta]: 2 })
 })

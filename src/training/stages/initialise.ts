@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { BaseModel } from '../../clara/base.ts'
-import { SALIENT } from '../../clara/compressor.ts'
+import { reasonersParameter, SALIENT } from '../../clara/compressor.ts'
 import { readAdapters } from '../../clara/model.ts'
 import { ADAPTERS_FILE } from '../../clara/model-folder.ts'
 import { EMBEDDING } from '../../clara/network.ts'
@@ -46,9 +46,9 @@ export function startParameters(
   const taken = (name: string) => !(config.generator === 'fresh' && name.includes('.decoder_adapter.'))
   if (start) takeParameters(start, parameters, taken)
   if (isCompressorStage(config.stage)) return parameters
-  const reasoner = [...parameters].filter(([name]) => isOf('encoder_adapter', name))
-  for (const [name, { dims, data }] of reasoner) {
-    const own = name.replace('.encoder_adapter.', '.query_reasoner_adapter.')
+  for (const [name, { dims, data }] of [...parameters]) {
+    const own = reasonersParameter(name)
+    if (own === undefined) continue
     const found = start?.parameters.get(own)
     if (found && found.length !== data.length) throw unfit(own, start)
     parameters.set(own, float32(found ?? (data as Float32Array).slice(), dims))

@@ -151,7 +151,7 @@ export async function openCompressor(
     kind: 'fp32',
     head: false,
   })
-  return openEncoder({ ...model, role: prepared, pooling: { ...pooling, rate } })
+  return openEncoder({ ...model, role: prepared, memoryOf: role, pooling: { ...pooling, rate } })
 }
 
 /** What the compressor reads is all that a memory depends on beside the compressor. */

@@ -58,7 +58,7 @@ export function retrievalGraph(options: RetrievalGraphOptions, withGradients = t
   const present = addInput(graph, 'documentTokens', 'float32', ['pool', 'poolTokens'])
   const scores = poolScores(graph, options, query, memory, present)
   // what a compressor learned stays as it is from here on
-  const frozen = [...reasoner.parameters.keys()].filter((name) => !name.includes('.lora_'))
+  const frozen = [...reasoner.parameters.keys()].filter((name) => !name.includes('.query_reasoner_adapter.'))
   const learning = new Map([...reasoner.parameters].filter(([name]) => !frozen.includes(name)))
 
   let loss: Tensor

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { reasonersParameter } from '../../../src/clara/compressor.ts'
 import type { Memory } from '../../../src/clara/encoder.ts'
 import { memorySimilarity } from '../../../src/clara/similarity.ts'
 import { openRuntime, type Runtime } from '../../../src/runtime/runtime.ts'
@@ -26,7 +27,7 @@ test('mines the texts that the question is nearest to, less those that may answe
   const { options, samples, rate, base } = await tinyModel(runtime, { compressor: salient })
   const parameters = new Map(options.parameters)
   for (const [name, value] of options.parameters) {
-    parameters.set(name.replace('.encoder_adapter.', '.query_reasoner_adapter.'), value)
+    parameters.set(reasonersParameter(name) ?? name, value)
   }
   const model = { ...options, parameters, objective: 'contrastive', topK: 1, temperature: 0.02 } as const
   const corpus = createCorpus(samples)

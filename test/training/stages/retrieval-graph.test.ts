@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { packPrompts } from '../../../src/clara/batch.ts'
+import { reasonersParameter } from '../../../src/clara/compressor.ts'
 import type { Memory } from '../../../src/clara/encoder.ts'
 import { answerPrompt, documentSlot, trainingPrompt } from '../../../src/clara/prompts.ts'
 import { memorySimilarity } from '../../../src/clara/similarity.ts'
@@ -32,9 +33,10 @@ async function setUp(architecture: 'mistral-1' | 'llama-3' | 'qwen3-4', dropout 
   const random = createRandom(3)
   const parameters = new Map(tiny.options.parameters)
   for (const [name, { dtype, dims, data }] of tiny.options.parameters) {
-    if (!name.includes('.encoder_adapter.')) continue
-    const own = Float32Array.from(data as Float32Array, (value) => value + 0.02 * random.normal())
-    parameters.set(name.replace('.encoder_adapter.', '.query_reasoner_adapter.'), { dtype, dims, data: own })
+    const own = reasonersParameter(name)
+    if (own === undefined) continue
+    const values = Float32Array.from(data as Float32Array, (value) => value + 0.02 * random.normal())
+    parameters.set(own, { dtype, dims, data: values })
   }
   const width = tiny.base.config.hidden_size
   const memories = [3, 1, 4, 2, 4, 1, 3].map((count): Memory => {

@@ -84,8 +84,14 @@ async function trainer(
   ])
   return (config, resume) => {
     const progress = createProgress({ output: process.stderr, quiet: context.json })
-    const onCompress = (done: number, all: number) => context.status(`compressing documents: ${done}/${all}`)
-    return runStage({ config, resume, signal: context.signal, progress, onCompress })
+    const { compressed } = progress
+    return runStage({
+      config,
+      resume,
+      signal: context.signal,
+      progress,
+      ...(compressed ? { onCompress: compressed } : {}),
+    })
   }
 }
 

@@ -32,6 +32,7 @@ export function createProgress(options: ProgressOptions): TrainingProgress {
   let steps = 0
   let lastStepAt = 0
   let lastLineAt = Number.NEGATIVE_INFINITY
+  let firstCompressed: { readonly done: number; readonly at: number } | undefined
 
   /** A line that stays; on a terminal the bar is cleared first and comes back with the next step. */
   function print(line: string): void {
@@ -47,7 +48,24 @@ export function createProgress(options: ProgressOptions): TrainingProgress {
     return `step ${step}/${steps}  loss ${loss.toFixed(4)}  ${speed} samples/s  ${duration(remaining)} left`
   }
 
+  /** Drawn anew on a terminal, now and then a line of a log. */
+  function show(time: number, line: string, share: number, isLast: boolean): void {
+    if (terminal) {
+      output.write(`\r\x1b[2K${`${bar(share)} ${line}`.slice(0, (output.columns ?? 100) - 1)}`)
+    } else if (time - lastLineAt >= logSeconds * 1000 || isLast) {
+      lastLineAt = time
+      print(line)
+    }
+  }
+
   return {
+    compressed(done, all) {
+      const time = now()
+      firstCompressed ??= { done, at: time }
+      const speed = (done - firstCompressed.done) / ((time - firstCompressed.at) / 1000)
+      const left = speed > 0 ? `  ${speed.toFixed(1)}/s  ${duration((all - done) / speed)} left` : ''
+      show(time, `compressing documents: ${done}/${all}${left}`, done / all, done === all)
+    },
     started(facts) {
       steps = facts.steps
       lastStepAt = now()
@@ -60,13 +78,7 @@ export function createProgress(options: ProgressOptions): TrainingProgress {
       recent.push({ report, seconds: (time - lastStepAt) / 1000 })
       if (recent.length > window) recent.shift()
       lastStepAt = time
-      if (terminal) {
-        const line = `${bar(report.step / steps)} ${status(report.step)}`
-        output.write(`\r\x1b[2K${line.slice(0, (output.columns ?? 100) - 1)}`)
-      } else if (time - lastLineAt >= logSeconds * 1000 || report.step === steps) {
-        lastLineAt = time
-        print(status(report.step))
-      }
+      show(time, status(report.step), report.step / steps, report.step === steps)
     },
     evaluated(step, metrics) {
       const figures = Object.entries(metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`)

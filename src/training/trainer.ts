@@ -23,6 +23,8 @@ export interface TrainingResult {
 
 /** Listens to a run. */
 export interface TrainingProgress {
+  /** Documents that a frozen compressor has compressed before the first step, of how many that it must. */
+  compressed?(done: number, all: number): void
   started?(facts: { readonly step: number; readonly steps: number; readonly runFolder: string }): void
   step?(report: StepReport): void
   evaluated?(step: number, metrics: Readonly<Record<string, number>>): void

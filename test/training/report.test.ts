@@ -135,6 +135,21 @@ describe('progress', () => {
     expect(text().split('\n')).toHaveLength(2)
   })
 
+  it('shows how the documents of a frozen compressor come along, in a log too', () => {
+    for (const isTerminal of [true, false]) {
+      const { output, now, text, pass } = recorder(isTerminal)
+      const progress = createProgress({ output, now, logSeconds: 30 })
+      for (let done = 100; done <= 400; done += 100) {
+        progress.compressed?.(done, 400)
+        pass(20)
+      }
+      expect(text()).toContain('compressing documents: 100/400')
+      expect(text()).toContain('compressing documents: 400/400  5.0/s  0 s left')
+      // the first, the one after 40 s and the last
+      if (!isTerminal) expect(text().trim().split('\n')).toHaveLength(3)
+    }
+  })
+
   it('does not count evaluations in the speed', () => {
     const { output, now, text, pass } = recorder(true)
     const progress = createProgress({ output, now })

@@ -11,6 +11,9 @@ import { reduceSum } from '../ops/reduce.ts'
 import type { CompressorConfig } from './config.ts'
 import { type Base, type DropoutNoise, declareRole, embeddingTable } from './network.ts'
 
+/** Name of the trainable embeddings of the memory tokens. */
+export const MEMORY_ROWS = 'memory_tokens.weight'
+
 /** Names of the learned numbers of salient memory. */
 export interface SalientNames {
   readonly alpha: string
@@ -55,8 +58,6 @@ export function memoryParameters(
     ...of(SALIENT.weight, own.weight),
   }
 }
-/** Name of the trainable embeddings of the memory tokens. */
-export const MEMORY_ROWS = 'memory_tokens.weight'
 
 export interface CompressorOptions {
   readonly role: Role

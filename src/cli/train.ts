@@ -84,14 +84,7 @@ async function trainer(
   ])
   return (config, resume) => {
     const progress = createProgress({ output: process.stderr, quiet: context.json })
-    const { compressed } = progress
-    return runStage({
-      config,
-      resume,
-      signal: context.signal,
-      progress,
-      ...(compressed ? { onCompress: compressed } : {}),
-    })
+    return runStage({ config, resume, signal: context.signal, progress })
   }
 }
 

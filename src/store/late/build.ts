@@ -151,6 +151,7 @@ async function writeClusters(file: FileHandle, scratch: FileHandle, gathered: Ga
  * is mixed but always the same, so that centres come from everywhere. In the end each list's first, its leader, is the row that stands for it best.
  */
 async function clustersOf(summaries: Summaries, width: number): Promise<Clusters> {
+  const order = mixed(summaries.length)
   let found: Clusters = { clusters: [], loose: 0 }
   for (let round = 0; round < ROUNDS; round++) {
     const centres: Uint8Array[] = []
@@ -159,7 +160,7 @@ async function clustersOf(summaries: Summaries, width: number): Promise<Clusters
       if (cluster.length > 1) centres.push(majorityOf(cluster, summaries))
       await breathe()
     }
-    found = await gatherAround(centres, summaries, width)
+    found = await gatherAround(centres, summaries, order, width)
   }
   const parts = found.clusters.flatMap((cluster) => slices(cluster, LARGEST_CLUSTER))
   for (const part of parts) {
@@ -176,7 +177,12 @@ interface Clusters {
 }
 
 /** Every row goes to the nearest centre; where none is near it becomes one, as long as there are not too many. */
-async function gatherAround(centres: readonly Uint8Array[], summaries: Summaries, width: number): Promise<Clusters> {
+async function gatherAround(
+  centres: readonly Uint8Array[],
+  summaries: Summaries,
+  order: Uint32Array,
+  width: number,
+): Promise<Clusters> {
   const { bytes, length } = summaries
   const { memory, nearest } = openKernel()
   const arena = new Arena(memory)
@@ -186,7 +192,7 @@ async function gatherAround(centres: readonly Uint8Array[], summaries: Summaries
   for (const [index, centre] of centres.entries()) view.set(centre, strings + index * bytes)
   const clusters = centres.map((): number[] => [])
   let loose = 0
-  for (const [turn, row] of mixed(length).entries()) {
+  for (const [turn, row] of order.entries()) {
     if (turn % TURN === TURN - 1) await breathe()
     const summary = summaries.at(row)
     view.set(summary, query)

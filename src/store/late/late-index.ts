@@ -126,12 +126,13 @@ export class LateIndex {
 
   /** @param tokens The question's memory tokens, [n, width]. @returns The best first, equal ones by number. */
   find(tokens: Float32Array, { limit, passes, exhaustive = false }: FindOptions): Estimate[] {
-    const asked = askedTokens(tokens, this.width, this.centre)
-    this.#ask(asked)
+    const question = askedTokens(tokens, this.width, this.centre)
+    const asked = asTogether(question)
+    this.#ask(asked, question.length)
     const best = new Best(limit)
     const offer = (row: number, score: number): number => {
       if (passes !== undefined && !passes(row)) return 0
-      best.offer(row, score / asked.length)
+      best.offer(row, score / question.length)
       return 1
     }
     const look = (cluster: Cluster): number => {
@@ -161,7 +162,7 @@ export class LateIndex {
   }
 
   /** The clusters, that with the best leader first. Every leader is offered with its score. */
-  #byLeader(asked: readonly AskedToken[], offer: (row: number, score: number) => number): Cluster[] {
+  #byLeader(asked: readonly Together[], offer: (row: number, score: number) => number): Cluster[] {
     const scores = new Float64Array(this.#clusters.length)
     for (const group of this.#leaders) scores.set(this.#score(group, asked, true), group.first)
     for (const [index, { first }] of this.#clusters.entries()) offer(first - 1, scores[index] ?? 0)
@@ -171,19 +172,19 @@ export class LateIndex {
   }
 
   /** Writes a question's tables into the kernel's memory. */
-  #ask(asked: readonly AskedToken[]): void {
+  #ask(asked: readonly Together[], length: number): void {
     const most = [...this.#fresh, ...this.#clusters, ...this.#leaders].reduce(
       (tokens, cluster) => Math.max(tokens, cluster.tokens),
       0,
     )
-    if (asked.length > this.#askedTokens || most > this.#clusterTokens) {
-      this.#askedTokens = Math.max(asked.length, this.#askedTokens)
+    if (length > this.#askedTokens || most > this.#clusterTokens) {
+      this.#askedTokens = Math.max(length, this.#askedTokens)
       this.#clusterTokens = Math.max(most, this.#clusterTokens)
       this.#layOut()
     }
     const memory = new Uint8Array(this.#kernel.memory.buffer)
     let place = this.#tables
-    for (const together of asTogether(asked)) {
+    for (const together of asked) {
       const tables = interleaved(together)
       memory.set(tables, place)
       place += tables.length
@@ -228,15 +229,15 @@ export class LateIndex {
   }
 
   /** Estimates of a cluster's rows, or of a group of leaders'. What is returned holds until the next call. */
-  #score(cluster: Cluster, asked: readonly AskedToken[], areLeaders = false): Float32Array {
+  #score(cluster: Cluster, asked: readonly Together[], areLeaders = false): Float32Array {
     const { signs, factors, ends } = this.#hold(cluster, areLeaders)
     const { memory, sumTables, sumTablesOfFour, addBest } = this.#kernel
     const bytes = signBytes(this.width)
     const blocks = blocksFor(cluster.tokens)
     const scores = new Float32Array(memory.buffer, this.#scores, cluster.rows)
-    scores.fill(asked.reduce((sum, { base }) => sum + base, 0))
+    scores.fill(asked.flat().reduce((sum, { base }) => sum + base, 0))
     let tables = this.#tables
-    for (const together of asTogether(asked)) {
+    for (const together of asked) {
       const sum = together.length === TOGETHER ? sumTablesOfFour : sumTables
       sum(signs, blocks, bytes, tables, this.#sums)
       tables += together.length * bytes * 32
@@ -249,8 +250,11 @@ export class LateIndex {
   }
 }
 
+/** Tokens of a question that are compared at once: {@link TOGETHER}, or one. */
+type Together = readonly AskedToken[]
+
 /** A question's tokens as the kernel takes them: by fours, those that are left one by one. */
-function asTogether(asked: readonly AskedToken[]): (readonly AskedToken[])[] {
+function asTogether(asked: readonly AskedToken[]): Together[] {
   const fours = Math.floor(asked.length / TOGETHER) * TOGETHER
   return [...slices(asked.slice(0, fours), TOGETHER), ...slices(asked.slice(fours), 1)]
 }

@@ -15,7 +15,7 @@ import type { Stage1ModelOptions, StageBatch } from './stage1.ts'
  * The generator alone learns to answer from the documents' text, or from nothing: what a memory is measured against. The
  * compressor that it starts from is carried along as it is and never runs.
  */
-export async function runControl({ config, onCompress: _, ...options }: StageRunOptions): Promise<StageResult> {
+export async function runControl({ config, ...options }: StageRunOptions): Promise<StageResult> {
   const material = await stageMaterial(config)
   const resume = options.resume ?? false
   const start = await frozenStart(config, material, material.texts, resume)

@@ -21,7 +21,7 @@ import { encodeText } from './samples.ts'
 import { stageModelOptions } from './set-up.ts'
 
 /** The generator learns to reason over memory that is put into its answer. */
-export async function runReasoning({ config, onCompress, ...options }: StageRunOptions): Promise<StageResult> {
+export async function runReasoning({ config, ...options }: StageRunOptions): Promise<StageResult> {
   const tools = await stageTools(config)
   const files = await Promise.all(config.data.map(readReasonings))
   const evaluated = await Promise.all(config.evaluation.data.map(readReasonings))
@@ -38,7 +38,7 @@ export async function runReasoning({ config, onCompress, ...options }: StageRunO
   // a file that has changed since the run began is told before anything is compressed
   await recordRun(config, resume)
   for (const each of new Set(config.compressionRates)) {
-    await (await banks.at(each)).prepare(all, { signal: options.signal, onProgress: onCompress })
+    await (await banks.at(each)).prepare(all, { signal: options.signal, onProgress: options.progress?.compressed })
   }
 
   const assemble = reasoningAssembly(tools.optionsAt, banks.at)

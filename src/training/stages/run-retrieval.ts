@@ -17,7 +17,7 @@ import type { StageResult, StageRunOptions } from './run.ts'
 import { stageModelOptions } from './set-up.ts'
 
 /** The query reasoner learns over memory that stays as it is, and in stage 2 the generator with it. */
-export async function runRetrieval({ config, onCompress, ...options }: StageRunOptions): Promise<StageResult> {
+export async function runRetrieval({ config, ...options }: StageRunOptions): Promise<StageResult> {
   const settings = retrievalOf(config)
   const objective: RetrievalObjective = config.stage === 'stage2' ? 'answer' : 'contrastive'
   const tools = await stageTools(config)
@@ -51,7 +51,7 @@ export async function runRetrieval({ config, onCompress, ...options }: StageRunO
   // a file that has changed since the run began is told before anything is compressed
   await recordRun(config, resume)
   for (const each of new Set(config.compressionRates)) {
-    await (await bankAt(each)).prepare(all, { signal: options.signal, onProgress: onCompress })
+    await (await bankAt(each)).prepare(all, { signal: options.signal, onProgress: options.progress?.compressed })
   }
 
   const learning = await openRetrieval(model)

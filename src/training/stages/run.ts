@@ -22,8 +22,6 @@ export interface StageRunOptions {
   readonly signal?: AbortSignal
   readonly abandon?: AbortSignal
   readonly progress?: TrainingProgress
-  /** Told how many documents a frozen compressor has compressed, of how many that it must before training begins. */
-  readonly onCompress?: (done: number, all: number) => void
 }
 
 /** How a run ended, and what its compressor did. */

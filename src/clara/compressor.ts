@@ -29,6 +29,12 @@ export const REASONER_SALIENT: SalientNames = {
   weight: 'salient.query_reasoner_adapter.weight',
 }
 
+/**
+ * Name of the matrix [hidden_size, hidden_size] that a query reasoner's memory may pass, out before in. Directions that are common to all
+ * documents tell nothing apart; a compressor, which makes memory for reading, has no reason to avoid them.
+ */
+export const QUERY_PROJECTION = 'memory.query_reasoner_adapter.projection'
+
 /** What the query reasoner's own of a compressor's parameter is called; undefined where there is none of its own. */
 export function reasonersParameter(name: string): string | undefined {
   if (name.includes('.encoder_adapter.')) return name.replace('.encoder_adapter.', '.query_reasoner_adapter.')
@@ -56,6 +62,7 @@ export function memoryParameters(
     ...of(SALIENT.alpha, own.alpha),
     ...of(SALIENT.beta, own.beta),
     ...of(SALIENT.weight, own.weight),
+    ...(role === 'query_reasoner_adapter' ? of(QUERY_PROJECTION) : {}),
   }
 }
 
@@ -67,6 +74,8 @@ export interface CompressorOptions {
   readonly memoryTokens: number
   /** Mean L2 norm of the base model's input embeddings. */
   readonly embeddingNorm: number
+  /** Whether memory passes {@link QUERY_PROJECTION}. Default: false. */
+  readonly projected?: boolean
   /** Before every input's name; two compressors in one graph need different ones. */
   readonly prefix?: string
   readonly dropout?: DropoutNoise
@@ -175,11 +184,18 @@ export function compressorMemory(base: Base, options: CompressorOptions, embedde
     values = add(embedded, multiply(alpha, toNorm(hidden, options.embeddingNorm)))
   }
   const weights = reshape(softmax(scores), [memories, 1, window])
-  const pooled = matmul(weights, gather(values, places))
-  return finish(reshape(pooled, [memories, model.hidden_size]), undefined)
+  const means = matmul(weights, gather(values, places))
+  return finish(reshape(means, [memories, model.hidden_size]), undefined)
 
-  function finish(memory: Tensor, mseLoss: Tensor | undefined): Compressor {
+  function finish(pooled: Tensor, mseLoss: Tensor | undefined): Compressor {
+    const memory = options.projected ? projected(pooled) : pooled
     return { memory: config.memoryNorm ? toNorm(memory, options.embeddingNorm) : memory, mseLoss, parameters }
+  }
+
+  function projected(memory: Tensor): Tensor {
+    const projection = addInput(graph, QUERY_PROJECTION, 'float32', [model.hidden_size, model.hidden_size])
+    parameters.set(QUERY_PROJECTION, projection)
+    return matmul(memory, projection, { transposeB: true })
   }
 }
 

@@ -6,7 +6,7 @@ import { encodeGraph } from '../ops/table.ts'
 import type { Runtime } from '../runtime/runtime.ts'
 import type { BaseModel } from './base.ts'
 import { type CompressorBatch, compressorBatch, type EncodedDocument, type PoolingOptions } from './batch.ts'
-import { compressor, memoryParameters } from './compressor.ts'
+import { compressor, memoryParameters, QUERY_PROJECTION } from './compressor.ts'
 import type { InferenceRole } from './inference.ts'
 
 /** A document compressed: its memory tokens, row after row. */
@@ -48,6 +48,7 @@ export async function openEncoder(options: EncoderOptions): Promise<Encoder> {
   const { runtime, base, role, pooling, padId } = options
   const graph = createGraph('compressor')
   const declared = role.declare(graph, options.positions)
+  const learned = memoryParameters(options.parameters, options.memoryOf ?? 'encoder_adapter')
   const { memory } = compressor(declared.base, {
     role: 'encoder_adapter',
     lora: undefined,
@@ -55,10 +56,10 @@ export async function openEncoder(options: EncoderOptions): Promise<Encoder> {
     config: pooling.config,
     memoryTokens: options.memoryTokens,
     embeddingNorm: base.embeddingNorm,
+    projected: QUERY_PROJECTION in learned,
   })
   addOutput(graph, 'memory', memory)
   const session = await runtime.open(encodeGraph(graph), new Map([...role.weights]))
-  const learned = memoryParameters(options.parameters, options.memoryOf ?? 'encoder_adapter')
   return batchedEncoder({
     pooling,
     padId,

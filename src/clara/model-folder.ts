@@ -11,7 +11,7 @@ import type { HostTensor } from '../graph/dtype.ts'
 import { adapterShapes, type Role } from '../lora/adapters.ts'
 import type { DecoderConfig } from '../model/config.ts'
 import type { BaseModel } from './base.ts'
-import { MEMORY_ROWS, REASONER_SALIENT, SALIENT } from './compressor.ts'
+import { MEMORY_ROWS, QUERY_PROJECTION, REASONER_SALIENT, SALIENT } from './compressor.ts'
 import { type ClaraConfig, claraConfig, loraSize } from './config.ts'
 import { EMBEDDING, HEAD } from './network.ts'
 
@@ -143,6 +143,7 @@ function expectedParameters(
     if (given.has(HEAD)) expected.set(HEAD, [vocabulary, hidden])
   }
   if (memory === 'tokens') expected.set(MEMORY_ROWS, [memoryTokens, hidden])
+  if (given.has(QUERY_PROJECTION)) expected.set(QUERY_PROJECTION, [hidden, hidden])
   if (memory === 'salient') {
     expected.set(IDF, [vocabulary])
     const own = Object.values(REASONER_SALIENT).some((name) => given.has(name))

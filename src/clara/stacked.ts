@@ -8,7 +8,7 @@ import { finalNorm } from '../model/decoder.ts'
 import type { LanguageModel } from '../model/generate.ts'
 import { encodeGraph } from '../ops/table.ts'
 import type { CompressorBatch } from './batch.ts'
-import { compressorMemory, MEMORY_ROWS, memoryParameters } from './compressor.ts'
+import { compressorMemory, MEMORY_ROWS, memoryParameters, QUERY_PROJECTION } from './compressor.ts'
 import { batchedEncoder, type Encoder, type EncoderOptions } from './encoder.ts'
 import { type LayerStack, type LayerStackOptions, pickRows } from './layer-stack.ts'
 import { declareBase, declareRole } from './network.ts'
@@ -31,8 +31,9 @@ export async function openStackedEncoder(options: StackedEncoderOptions): Promis
   const layers = pooling.config.compressorLayers ?? config.num_hidden_layers
   // the session that writes answers serves a compressor of as many layers that looks back only
   const isGenerators = pooling.config.attention === 'causal' && layers === config.num_hidden_layers
-  const session = await runtime.open(memoryGraph(options), stackOptions.stored.tensors)
   const { [MEMORY_ROWS]: _embedded, ...learned } = memoryParameters(parameters, role)
+  const graph = memoryGraph(options, QUERY_PROJECTION in learned)
+  const session = await runtime.open(graph, stackOptions.stored.tensors)
   return batchedEncoder({
     pooling,
     padId: options.padId,
@@ -50,7 +51,7 @@ export async function openStackedEncoder(options: StackedEncoderOptions): Promis
 }
 
 /** What is behind the layers: final normalisation and pooling. */
-function memoryGraph({ base, pooling, memoryTokens }: StackedEncoderOptions) {
+function memoryGraph({ base, pooling, memoryTokens }: StackedEncoderOptions, projected: boolean) {
   const { config, vocabulary, embeddingNorm } = base
   const graph = createGraph('memory')
   const dims = ['documents*documentLength', config.hidden_size]
@@ -64,6 +65,7 @@ function memoryGraph({ base, pooling, memoryTokens }: StackedEncoderOptions) {
     config: pooling.config,
     memoryTokens,
     embeddingNorm,
+    projected,
   }
   addOutput(graph, 'memory', compressorMemory(declared, options, embedded, finalNorm(decoder, hidden)).memory)
   return encodeGraph(graph)

@@ -1,8 +1,8 @@
 import { z } from 'zod'
 import type { Memory } from '../clara/encoder.ts'
 import type { Similarity } from '../clara/similarity.ts'
+import { triangle, whiten, whiteningOf } from '../clara/whitening.ts'
 import { createProjection } from './projection.ts'
-import { triangle, whiten, whiteningOf } from './whitening.ts'
 
 /* The compact vector that finds candidates for the model's own score. What it is made with is fixed when a store is made, and kept with it. */
 

@@ -10,11 +10,12 @@ export const stageNames = ['stage1', 'stage1_2', 'stage2_pretrain_retrieval', 's
  * What a dataset file is used for. `qa-pairs`: one document's questions and answers in one prompt (stage 1). `answer`: a
  * question over one or more documents. `paraphrase`: say the document otherwise (stage 1). `auto-encoding`: repeat a text word
  * for word (stage 1, ours): any text will do, so passages without questions teach as well. `cloze`: fill gaps in what a text
- * says (stage 1, ours); any text will do here too.
+ * says (stage 1, ours); any text will do here too. `keywords`: find the text that a few words are from (retrieval pretraining,
+ * ours).
  */
-const taskNames = ['qa-pairs', 'answer', 'paraphrase', 'auto-encoding', 'cloze'] as const
+const taskNames = ['qa-pairs', 'answer', 'paraphrase', 'auto-encoding', 'cloze', 'keywords'] as const
 /** Tasks that take a file for its texts alone. */
-const textTasks: readonly (typeof taskNames)[number][] = ['auto-encoding', 'cloze']
+const textTasks: readonly (typeof taskNames)[number][] = ['auto-encoding', 'cloze', 'keywords']
 
 const dataFile = z
   .strictObject({
@@ -23,12 +24,12 @@ const dataFile = z
     task: z.enum(taskNames),
     /** How often this task is drawn, relative to the others. */
     weight: z.number().positive().default(1),
-    /** Tasks 'auto-encoding' and 'cloze': files of passages or pools whose texts are left out, so that no dev text is trained on. */
+    /** Tasks 'auto-encoding', 'cloze' and 'keywords': files of passages or pools whose texts are left out, so that no dev text is trained on. */
     without: z.array(z.string().min(1)).optional(),
   })
   .refine(({ task, without }) => without === undefined || textTasks.includes(task), {
     path: ['without'],
-    error: "only the tasks 'auto-encoding' and 'cloze' leave texts out",
+    error: "only the tasks 'auto-encoding', 'cloze' and 'keywords' leave texts out",
   })
 export type DataFile = z.output<typeof dataFile>
 

@@ -101,6 +101,7 @@ const expectedOf: Readonly<Record<DataFile['task'], string>> = {
   paraphrase: 'texts with a paraphrase',
   'auto-encoding': 'passages or questions with candidates',
   cloze: 'passages or questions with candidates',
+  keywords: 'the stage stage2_pretrain_retrieval, whose query reasoner looks for texts',
 }
 
 async function readItems(
@@ -109,6 +110,12 @@ async function readItems(
   options: SampleOptions,
   texts: string[],
 ): Promise<TaskItems> {
+  if (file.task === 'keywords') {
+    throw new ClaraError(`The task 'keywords' has no place in ${config.stage}.`, {
+      expected: expectedOf.keywords,
+      received: file.file,
+    })
+  }
   if (file.task === 'paraphrase') {
     const { paraphrases: pairs } = await loadTrainingData(file.file)
     texts.push(...pairs.map(({ text }) => text))

@@ -1,18 +1,12 @@
 import { clozeQuestion } from '../../clara/prompts.ts'
 import type { Random } from '../../data/random.ts'
 import type { QuestionAnswer } from './samples.ts'
+import { type Word, wordsOf } from './words.ts'
 
 /*
  * Questions that a text asks of itself: a few words of it with a gap, whose filling is the answer. What memory loses are names,
  * years and rare words, so these are what is left out; and any passage will do, with or without questions of its own.
  */
-
-/** A word of a text, by its characters [start, end). */
-interface Word {
-  readonly start: number
-  readonly end: number
-  readonly kind: 'name' | 'long' | 'other'
-}
 
 /** Words on each side of a gap, drawn from [least, most]. */
 const AROUND = { least: 3, most: 9 }
@@ -20,26 +14,10 @@ const AROUND = { least: 3, most: 9 }
 const LONGEST_NAME = 4
 /** How often a word is drawn, relative to the others. */
 const DRAWN = { name: 2, long: 1, other: 0 }
-/** Letters from which a word tells something, whatever it is. */
-const LONG = 6
 /** How often a word with names beside it is left out alone. */
 const ALONE = 0.4
 /** Draws a question may take before the text is taken to have no more. */
 const TRIES = 4
-
-const segmenter = new Intl.Segmenter('en', { granularity: 'word' })
-
-function wordsOf(text: string): Word[] {
-  return [...segmenter.segment(text)]
-    .filter(({ isWordLike }) => isWordLike)
-    .map(({ segment, index }) => ({ start: index, end: index + segment.length, kind: kindOf(segment) }))
-}
-
-// scripts without capitals have no names to be told by, so any of their words may be one
-function kindOf(word: string): Word['kind'] {
-  if (/^\p{Lu}|^\p{Lo}|\p{Nd}/u.test(word)) return 'name'
-  return word.length >= LONG ? 'long' : 'other'
-}
 
 /**
  * Draws at most `count` questions with different answers.

@@ -21,6 +21,11 @@ export const retrievalSettings = z.strictObject({
   refresh: count.default(100),
   /** Texts that a mining looks at, drawn anew each time. */
   mineAmong: count.default(2000),
+  /**
+   * Whether memory of questions passes a matrix of its own, which learns with the query reasoner. Where `initialise` brings none it
+   * begins as the inverse covariance of the documents' memory, so that directions common to all count least.
+   */
+  projection: z.boolean().default(false),
   /** Whether the documents of a batch are candidates of all its questions. Default: in retrieval pretraining. */
   inBatch: z.boolean().optional(),
 })

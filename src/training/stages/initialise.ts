@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { BaseModel } from '../../clara/base.ts'
-import { reasonersParameter, SALIENT } from '../../clara/compressor.ts'
+import { QUERY_PROJECTION, reasonersParameter, SALIENT } from '../../clara/compressor.ts'
 import { readAdapters } from '../../clara/model.ts'
 import { ADAPTERS_FILE } from '../../clara/model-folder.ts'
 import { EMBEDDING } from '../../clara/network.ts'
@@ -53,7 +53,29 @@ export function startParameters(
     if (found && found.length !== data.length) throw unfit(own, start)
     parameters.set(own, float32(found ?? (data as Float32Array).slice(), dims))
   }
+  const projection = startProjection(config, base.config.hidden_size, start)
+  if (projection) parameters.set(QUERY_PROJECTION, projection)
   return parameters
+}
+
+/** The start's, or where the run wants one that the start lacks, one that changes nothing. */
+function startProjection(config: StageConfig, hidden: number, start: Start | undefined): HostTensor | undefined {
+  const wanted = config.retrieval?.projection ?? false
+  const found = start?.parameters.get(QUERY_PROJECTION)
+  if (found && found.length !== hidden * hidden) throw unfit(QUERY_PROJECTION, start)
+  if (found && !wanted && config.stage !== 'stage2_reasoning') {
+    throw new ClaraError(`The query reasoner of ${start?.folder} has a projection, which this run would leave out.`, {
+      hint: 'Set retrieval.projection to true.',
+    })
+  }
+  if (!found && !wanted) return undefined
+  return float32(found?.slice() ?? identity(hidden), [hidden, hidden])
+}
+
+function identity(size: number): Float32Array {
+  const values = new Float32Array(size * size)
+  for (let place = 0; place < size; place++) values[place * (size + 1)] = 1
+  return values
 }
 
 const isOf = (role: Role, name: string) => name.includes(`.${role}.`)

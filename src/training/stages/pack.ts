@@ -1,5 +1,5 @@
 import type { BaseModel } from '../../clara/base.ts'
-import { MEMORY_ROWS, REASONER_SALIENT, SALIENT } from '../../clara/compressor.ts'
+import { MEMORY_ROWS, QUERY_PROJECTION, REASONER_SALIENT, SALIENT } from '../../clara/compressor.ts'
 import type { ClaraConfig } from '../../clara/config.ts'
 import { checkBaseFingerprint, readModelFile, saveModel } from '../../clara/model-folder.ts'
 import { ClaraError } from '../../errors.ts'
@@ -114,6 +114,6 @@ async function beside(config: StageConfig, runFolder: string) {
 function dimsOf(name: string, values: Float32Array, rank: number, hidden: number): readonly number[] {
   if (name.includes('.lora_A.')) return [rank, values.length / rank]
   if (name.includes('.lora_B.')) return [values.length / rank, rank]
-  if (name === MEMORY_ROWS) return [values.length / hidden, hidden]
+  if (name === MEMORY_ROWS || name === QUERY_PROJECTION) return [values.length / hidden, hidden]
   return name === SALIENT.weight || name === REASONER_SALIENT.weight ? [values.length, 1] : [values.length]
 }

@@ -93,8 +93,8 @@ export async function retrievalSteps(config: StageConfig, tools: StageTools): Pr
     optionsAt: tools.optionsAt,
     bankAt: emptyBanks(tools),
   })
-  const { topK, temperature } = settings
-  const shape: RetrievalShape = { ...stageShape(config, tools, undefined), objective, topK, temperature }
+  const { topK, temperature, projection: projected } = settings
+  const shape: RetrievalShape = { ...stageShape(config, tools, undefined), objective, topK, temperature, projected }
   return {
     graphOf: ({ int8, withGradients }) => retrievalGraph({ ...retrievalGraphOptions(shape), int8 }, withGradients),
     batches: assembledSource(retrievalPlans(config, files), assemble),

@@ -1,9 +1,10 @@
 import type { EncodedDocument } from '../../clara/batch.ts'
-import { createRandom } from '../../data/random.ts'
+import { createRandom, deriveSeed } from '../../data/random.ts'
 import { readRecords, type TrainingRecord } from '../../data/records.ts'
 import { ClaraError } from '../../errors.ts'
 import type { DataFile } from '../config.ts'
-import { chunkPassage, encodeText, type SampleOptions, titled } from './samples.ts'
+import { keywordQuestion } from './keywords.ts'
+import { chunkPassage, encodeText, type SampleOptions, stretches, titled } from './samples.ts'
 
 /** Every distinct candidate of a run's files, by number. */
 export interface Corpus {
@@ -63,15 +64,16 @@ export interface ReadQuestionsOptions {
  * @throws ClaraError when a line is no such record, a pool is too small, or no candidate is marked as supporting.
  */
 export async function readQuestions(
-  { file, task }: Pick<DataFile, 'file' | 'task'>,
+  { file, task, without }: Pick<DataFile, 'file' | 'task' | 'without'>,
   { corpus, samples, least = 1, labelled }: ReadQuestionsOptions,
 ): Promise<RetrievalQuestion[]> {
-  if (task !== 'answer') {
-    throw new ClaraError(`The task '${task}' has no place in a stage that retrieves.`, {
-      expected: "task 'answer', over questions with candidates or passages with qa",
+  if (task !== 'answer' && !(task === 'keywords' && labelled)) {
+    throw new ClaraError(`The task '${task}' has no place in ${labelled ? 'retrieval pretraining' : 'stage 2'}.`, {
+      expected: `task 'answer', over questions with candidates or passages with qa${labelled ? ", or task 'keywords'" : ''}`,
       received: file,
     })
   }
+  if (task === 'keywords') return keywordQuestions(file, without ?? [], corpus, samples)
   const questions: RetrievalQuestion[] = []
   for await (const record of readRecords(file)) {
     const found = questionsOf(record, corpus, samples)
@@ -125,6 +127,49 @@ function questionsOf(record: TrainingRecord, corpus: Corpus, samples: SampleOpti
     supporting: [...supporting],
     others,
   }))
+}
+
+/** Questions that each text is asked for with. */
+const KEYWORD_QUESTIONS = 3
+
+/** Every text of a file asked for with words of its own; the candidates beside it are near misses. */
+async function keywordQuestions(
+  file: string,
+  without: readonly string[],
+  corpus: Corpus,
+  samples: SampleOptions,
+): Promise<RetrievalQuestion[]> {
+  const left = new Set((await Promise.all(without.map((path) => textsOfFile(path, samples)))).flat(2))
+  const asked = new Set<number>()
+  const questions: RetrievalQuestion[] = []
+  for (const texts of await textsOfFile(file, samples)) {
+    const numbers = texts.filter((text) => !left.has(text)).map(corpus.add)
+    for (const number of numbers) {
+      // once, whatever records it is in
+      if (asked.has(number)) continue
+      asked.add(number)
+      const others = numbers.filter((other) => other !== number)
+      const { ids, text } = corpus.document(number)
+      const read = samples.tokenizer.decode(ids.slice(...text))
+      for (let draw = 0; draw < KEYWORD_QUESTIONS; draw++) {
+        const question = keywordQuestion(read, createRandom(deriveSeed(number, draw)))
+        if (question !== undefined) questions.push({ question, answers: [], supporting: [number], others })
+      }
+    }
+  }
+  if (questions.length === 0)
+    throw new ClaraError(`${file} holds no text to ask for.`, { expected: 'texts of a few words at least' })
+  return questions
+}
+
+/** What of each record the compressor reads: a passage's stretches, one by one, and a question's candidates together. */
+async function textsOfFile(path: string, samples: SampleOptions): Promise<string[][]> {
+  const texts: string[][] = []
+  for await (const { kind, documents } of readRecords(path)) {
+    if (kind === 'question') texts.push([...new Set(documents.map(titled))])
+    else for (const { text } of documents) texts.push(...stretches(text, samples).map((one) => [one]))
+  }
+  return texts
 }
 
 /** Answers so short ("no", "12") stand in too many texts to tell which of them answers. */

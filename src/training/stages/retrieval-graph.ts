@@ -23,6 +23,8 @@ export interface RetrievalGraphOptions extends Stage1Options {
   readonly topK: number
   /** τ of the choice and of the contrastive loss; the published value is 0.02. */
   readonly temperature: number
+  /** Whether memory of questions passes a projection. Default: false. */
+  readonly projected?: boolean
 }
 
 /** Added to the score of a document that is not in a question's pool. */
@@ -50,7 +52,13 @@ export function retrievalGraph(options: RetrievalGraphOptions, withGradients = t
     options.dropout && withGradients
       ? { dropout: { factors: addInput(graph, 'dropout', 'float32', ['dropoutLength']) } }
       : {}
-  const reasoner = compressor(base, { ...options.compressor, role: 'query_reasoner_adapter', lora, ...dropout })
+  const reasoner = compressor(base, {
+    ...options.compressor,
+    role: 'query_reasoner_adapter',
+    lora,
+    projected: options.projected ?? false,
+    ...dropout,
+  })
   // flat similarity compares memories of one length
   const asked = options.compressor.config.similarity === 'flat' ? 'poolTokens' : 'queryTokens'
   const query = gather(reasoner.memory, addInput(graph, 'queryRows', 'int64', ['documents', asked]))

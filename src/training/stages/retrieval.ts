@@ -31,6 +31,7 @@ export interface RetrievalModelOptions extends Stage1ModelOptions {
   readonly objective: RetrievalObjective
   readonly topK: number
   readonly temperature: number
+  readonly projected?: boolean
 }
 
 /** What shapes the graph and its inputs. */
@@ -97,6 +98,7 @@ export const retrievalGraphOptions = (options: RetrievalShape): RetrievalGraphOp
   objective: options.objective,
   topK: options.topK,
   temperature: options.temperature,
+  projected: options.projected ?? false,
 })
 
 /** All inputs but the parameters. */

@@ -1,5 +1,6 @@
 import { join } from 'node:path'
 import { cacheFolder } from '../../checkpoint/tensor-cache.ts'
+import { QUERY_PROJECTION } from '../../clara/compressor.ts'
 import { openRuntime } from '../../runtime/runtime.ts'
 import { recordRun } from '../run-folder.ts'
 import { train } from '../trainer.ts'
@@ -8,6 +9,7 @@ import { frozenStart } from './frozen-start.ts'
 import { stageTools } from './material.ts'
 import { memoryBanks } from './memory-banks.ts'
 import { minedSource, openMiner } from './mining.ts'
+import { beginProjection } from './projection.ts'
 import { openRetrieval, type RetrievalModelOptions } from './retrieval.ts'
 import { assembledSource, assembly, retrievalPlans } from './retrieval-batches.ts'
 import { createCorpus, type RetrievalQuestion, readQuestions } from './retrieval-data.ts'
@@ -44,6 +46,7 @@ export async function runRetrieval({ config, ...options }: StageRunOptions): Pro
     objective,
     topK: settings.topK,
     temperature: settings.temperature,
+    projected: settings.projection,
   }
   await using banks = memoryBanks(model, config.memoryCache ?? join(cacheFolder(), 'memory'))
   const bankAt = banks.at
@@ -53,6 +56,9 @@ export async function runRetrieval({ config, ...options }: StageRunOptions): Pro
   for (const each of new Set(config.compressionRates)) {
     await (await bankAt(each)).prepare(all, { signal: options.signal, onProgress: options.progress?.compressed })
   }
+
+  const projection = model.parameters.get(QUERY_PROJECTION)
+  if (projection && !resume) await beginProjection(projection, await bankAt(rate), all)
 
   const learning = await openRetrieval(model)
   const plans = retrievalPlans(config, files)

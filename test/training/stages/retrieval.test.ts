@@ -1,7 +1,7 @@
-import { rename } from 'node:fs/promises'
+import { readFile, rename } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { Clara } from '../../../src/clara/clara.ts'
-import { reasonersParameter } from '../../../src/clara/compressor.ts'
+import { QUERY_PROJECTION, reasonersParameter } from '../../../src/clara/compressor.ts'
 import { loadModel } from '../../../src/clara/model.ts'
 import { readLastCheckpoint } from '../../../src/training/checkpoint.ts'
 import { readMetrics } from '../../../src/training/metrics.ts'
@@ -122,6 +122,98 @@ describe.each(['tokens', 'salient'] as const)('memory %s', (memory) => {
         expect(values.every((value) => Math.abs(value) < 1e-20)).toBe(true)
       }
     }
+  })
+})
+
+describe('a projection of questions', () => {
+  const rates = { compressor: salient, compressionRates: [4], learningRate: 0.01 }
+  const projecting = { topK: 2, poolSize: 6, projection: true }
+
+  test("begins as the inverse covariance of the documents' memory, learns, and is part of the model", async () => {
+    await run({ ...rates, stage: 'stage1', output: at('plain'), steps: 2 })
+    const settings = { ...rates, initialise: at('plain'), retrieval: projecting }
+    await run(retrieving('stage2_pretrain_retrieval', 'begun', { ...settings, steps: 1, learningRate: 1e-30 }))
+    await run(retrieving('stage2_pretrain_retrieval', 'learned', settings))
+    for (const name of ['begun', 'learned']) {
+      await packRun({ runFolder: at(name), modelFolder: at(`${name}-model`), which: 'last' })
+    }
+    const [begun, learned] = await Promise.all(['begun', 'learned'].map((name) => loadModel(at(`${name}-model`))))
+    const [first, later] = [begun, learned].map((model) => model?.parameters.get(QUERY_PROJECTION))
+    expect(later?.data).not.toEqual(first?.data)
+
+    // (C + λ) times its inverse is a multiple of the identity
+    if (!begun || !learned || !first || !later) throw new Error('two models with a projection')
+    const width = begun.base.config.hidden_size
+    const texts = JSON.parse(`[${(await readFile(at('pools.jsonl'), 'utf8')).trim().split('\n')[0]}]`)[0].candidates
+    await using clara = await Clara.open(begun, { threads: 1, weights: 'fp32' })
+    const memories = await clara.compressDocuments(
+      texts.map(({ title, text }: { title: string; text: string }) => `${title}: ${text}`),
+    )
+    const directions = memories.flatMap(({ tokens }) =>
+      Array.from({ length: tokens.length / width }, (_, token) => {
+        const row = [...tokens.subarray(token * width, (token + 1) * width)]
+        return row.map((value) => value / Math.hypot(...row))
+      }),
+    )
+    const mean = (of: (row: readonly number[]) => number) =>
+      directions.reduce((sum, row) => sum + of(row), 0) / directions.length
+    const centre = Array.from({ length: width }, (_, place) => mean((row) => row[place] ?? 0))
+    const covariance = centre.map((left, i) =>
+      centre.map((right, j) => mean((row) => ((row[i] ?? 0) - left) * ((row[j] ?? 0) - right))),
+    )
+    const ridge = covariance.reduce((sum, row, i) => sum + (row[i] ?? 0), 0) / width
+    const product = (i: number, j: number) =>
+      covariance.reduce(
+        (sum, row, k) => sum + ((row[i] ?? 0) + (i === k ? ridge : 0)) * Number(first.data[k * width + j]),
+        0,
+      )
+    const scale = product(0, 0)
+    for (const [i, j] of [
+      [1, 1],
+      [5, 5],
+      [0, 1],
+      [3, 2],
+      [7, 20],
+    ] as const) {
+      expect(product(i, j) / scale).toBeCloseTo(Number(i === j), 1)
+    }
+    const trace = Array.from({ length: width }, (_, i) => Number(first.data[i * (width + 1)])).reduce((a, b) => a + b)
+    expect(trace / width).toBeCloseTo(1, 2)
+
+    // memory of a question is what it would be without, times the matrix, at the embeddings' norm
+    const parameters = new Map(learned.parameters)
+    parameters.delete(QUERY_PROJECTION)
+    await using without = await Clara.open({ ...learned, parameters }, { threads: 1, weights: 'fp32' })
+    const [plain] = await without.compressQuestions(['Where did a dam break?'])
+    for (const lowMemory of [false, true]) {
+      await using model = await Clara.open(learned, { threads: 1, weights: 'fp32', lowMemory })
+      const [projected] = await model.compressQuestions(['Where did a dam break?'])
+      expect(projected?.shape).toEqual(plain?.shape)
+      for (let token = 0; token < (plain?.shape[0] ?? 0); token++) {
+        const row = plain?.tokens.subarray(token * width, (token + 1) * width) ?? []
+        const expected = Array.from({ length: width }, (_, out) =>
+          row.reduce((sum, value, place) => sum + value * Number(later.data[out * width + place]), 0),
+        )
+        const found = [...(projected?.tokens.subarray(token * width, (token + 1) * width) ?? [])]
+        const [norm, wanted] = [Math.hypot(...expected), Math.hypot(...row)]
+        expect(Math.hypot(...found)).toBeCloseTo(wanted, 3)
+        expected.forEach((value, place) => {
+          expect(found[place]).toBeCloseTo((value * wanted) / norm, 3)
+        })
+      }
+      // documents do not pass it
+      expect(await model.compressDocuments(['Oslo.'])).toEqual(await without.compressDocuments(['Oslo.']))
+    }
+  })
+
+  test('is taken over by the stages behind it, which must want it', async () => {
+    const settings = { ...rates, initialise: at('learned') }
+    await expect(run(retrieving('stage2', 'unwanted', settings))).rejects.toThrow(
+      /has a projection, which this run would leave out.*retrieval\.projection/s,
+    )
+    await run(retrieving('stage2', 'wanted', { ...settings, steps: 1, learningRate: 1e-30, retrieval: projecting }))
+    const [before, after] = await Promise.all(['learned', 'wanted'].map((name) => readLastCheckpoint(at(name))))
+    expect(after?.parameters.get(QUERY_PROJECTION)).toEqual(before?.parameters.get(QUERY_PROJECTION))
   })
 })
 

@@ -50,5 +50,23 @@ export function whiten(vector: Float32Array, factor: Float32Array): void {
   }
 }
 
+/** The inverse of L·Lᵀ, row by row. */
+export function inverseOf(factor: Float32Array, width: number): Float32Array {
+  const inverse = new Float32Array(width * width)
+  for (let column = 0; column < width; column++) {
+    const solution = inverse.subarray(column * width, (column + 1) * width)
+    solution[column] = 1
+    whiten(solution, factor)
+    // Lᵀ·x = y, from the last row up
+    for (let row = width - 1; row >= 0; row--) {
+      let sum = solution[row] ?? 0
+      for (let below = row + 1; below < width; below++)
+        sum -= (factor[triangle(below) + row] ?? 0) * (solution[below] ?? 0)
+      solution[row] = sum / (factor[triangle(row) + row] ?? 1)
+    }
+  }
+  return inverse
+}
+
 /** Numbers of a lower triangle with so many rows: where the next row begins. */
 export const triangle = (rows: number): number => (rows * (rows + 1)) / 2

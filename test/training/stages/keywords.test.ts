@@ -7,7 +7,7 @@ import { createCorpus, readQuestions } from '../../../src/training/stages/retrie
 import { runStage } from '../../../src/training/stages/run.ts'
 import { type TinyData, tinyData } from './tiny-run.ts'
 
-const wordsOf = (text: string) => text.match(/[\p{L}\p{N}]+/gu) ?? []
+const wordsOf = (text: string): string[] => [...(text.match(/[\p{L}\p{N}]+/gu) ?? [])]
 
 describe('words of a text', () => {
   test('are asked for in their order, and the same ones again for the same seed', () => {

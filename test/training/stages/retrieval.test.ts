@@ -190,7 +190,7 @@ describe('a projection of questions', () => {
       const [projected] = await model.compressQuestions(['Where did a dam break?'])
       expect(projected?.shape).toEqual(plain?.shape)
       for (let token = 0; token < (plain?.shape[0] ?? 0); token++) {
-        const row = plain?.tokens.subarray(token * width, (token + 1) * width) ?? []
+        const row = [...(plain?.tokens.subarray(token * width, (token + 1) * width) ?? [])]
         const expected = Array.from({ length: width }, (_, out) =>
           row.reduce((sum, value, place) => sum + value * Number(later.data[out * width + place]), 0),
         )

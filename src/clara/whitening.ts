@@ -50,6 +50,16 @@ export function whiten(vector: Float32Array, factor: Float32Array): void {
   }
 }
 
+/** Lᵀ·vector in place: its product with a whitened vector is its product with that vector as it was. */
+export function counterpart(vector: Float32Array, factor: Float32Array): void {
+  for (let row = 0; row < vector.length; row++) {
+    let sum = 0
+    for (let below = row; below < vector.length; below++)
+      sum += (factor[triangle(below) + row] ?? 0) * (vector[below] ?? 0)
+    vector[row] = sum
+  }
+}
+
 /** The inverse of L·Lᵀ, row by row. */
 export function inverseOf(factor: Float32Array, width: number): Float32Array {
   const inverse = new Float32Array(width * width)

@@ -9,6 +9,7 @@ export interface KnowledgeModel
   > {
   readonly model: Pick<ClaraModel, 'config' | 'fingerprint'> & {
     readonly tokenizer: Pick<ClaraModel['tokenizer'], 'encode'>
+    readonly parameters?: ClaraModel['parameters']
     readonly base: { readonly config: Pick<ClaraModel['base']['config'], 'hidden_size'> }
   }
 }

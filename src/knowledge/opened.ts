@@ -1,3 +1,4 @@
+import { QUERY_PROJECTION } from '../clara/compressor.ts'
 import { memoryLength } from '../clara/config.ts'
 import type { Memory } from '../clara/encoder.ts'
 import { halveMemory, quantiseMemory } from '../store/quantise.ts'
@@ -14,7 +15,7 @@ import {
   type StoreSettings,
   settingsOf,
 } from './place.ts'
-import { createVectors, type MemoryShape, vectorSettings, vectorWidth } from './vectors.ts'
+import { createQuestionVectors, createVectors, type MemoryShape, vectorSettings, vectorWidth } from './vectors.ts'
 
 /** A store as a model uses it. */
 export interface Opened {
@@ -35,10 +36,11 @@ export function adopt(store: Store, place: Place, model: KnowledgeModel['model']
   checkSameStore(`The store ${JSON.stringify(placeName(place))}`, description, { ...found, vectorWidth: width })
   const settings = settingsOf(store, place)
   const vectorOf = createVectors(shape, settings.vectors)
+  const projected = model.parameters?.has(QUERY_PROJECTION) ?? false
   return {
     store,
     settings,
-    vectorOf,
+    vectorOf: createQuestionVectors(shape, settings.vectors, projected),
     row(passage, memory) {
       const [n, width] = memory.shape
       const tokens = { dtype: 'float32', tokens: memory.tokens, n, width } as const

@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import type { Memory } from '../clara/encoder.ts'
 import type { Similarity } from '../clara/similarity.ts'
-import { triangle, whiten, whiteningOf } from '../clara/whitening.ts'
+import { counterpart, triangle, whiten, whiteningOf } from '../clara/whitening.ts'
 import { createProjection } from './projection.ts'
 
 /* The compact vector that finds candidates for the model's own score. What it is made with is fixed when a store is made, and kept with it. */
@@ -87,6 +87,28 @@ export function createVectors(shape: MemoryShape, settings: VectorSettings): (me
     for (let index = 0; centre && index < width; index++) vector[index] = (vector[index] ?? 0) - (centre[index] ?? 0)
     if (factor) whiten(vector, factor)
     if (vector.every((value) => value === 0)) vector[0] = 1
+    return vector
+  }
+}
+
+/**
+ * Turns questions' memories into vectors [width] to look for documents' with. A question that has passed a projection was compared with all that
+ * documents have in common already: whitening it again would leave little but the rarest directions.
+ *
+ * @param projected Whether the model's questions pass a projection.
+ */
+export function createQuestionVectors(
+  shape: MemoryShape,
+  settings: VectorSettings,
+  projected: boolean,
+): (memory: Memory) => Float32Array {
+  const { whitening } = settings
+  if (!projected || whitening === undefined) return createVectors(shape, settings)
+  const project = projectionOf(shape, settings)
+  const factor = factorOf(whitening)
+  return (memory) => {
+    const vector = project(meanDirection(memory))
+    counterpart(vector, factor)
     return vector
   }
 }

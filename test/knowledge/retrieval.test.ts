@@ -4,7 +4,13 @@ import { createRandom } from '../../src/data/random.ts'
 import { expandCount } from '../../src/knowledge/expand.ts'
 import { fuse } from '../../src/knowledge/fusion.ts'
 import { createProjection } from '../../src/knowledge/projection.ts'
-import { createVectors, type MemoryShape, vectorSettings, vectorWidth } from '../../src/knowledge/vectors.ts'
+import {
+  createQuestionVectors,
+  createVectors,
+  type MemoryShape,
+  vectorSettings,
+  vectorWidth,
+} from '../../src/knowledge/vectors.ts'
 
 const random = createRandom(7)
 const normals = (length: number) => Float32Array.from({ length }, () => random.normal())
@@ -104,6 +110,31 @@ describe('retrieval vectors', () => {
     })
     expect(whitened).toBe(rare.length)
     expect(centred).toBeLessThan(rare.length)
+  })
+
+  test("maxsim: the vector of a question that passed a projection has with a text's the product that their means have", () => {
+    const shape: MemoryShape = { similarity: 'maxsim', hidden: 8, tokens: 0 }
+    const texts = Array.from({ length: 30 }, () => memory(Float32Array.from([...normals(8), ...normals(8)]), 8))
+    const settings = vectorSettings(shape, texts)
+    const [asked, plain] = [true, false].map((projected) => createQuestionVectors(shape, settings, projected))
+    const vectorOf = createVectors(shape, settings)
+    const question = memory(Float32Array.from(normals(8)), 8)
+    expect(plain?.(question)).toEqual(vectorOf(question))
+    const vector = asked?.(question) ?? []
+    const direction = [...question.tokens].map((value) => value / Math.hypot(...question.tokens))
+    for (const text of texts) {
+      const mean = [0, 1].flatMap((token) => {
+        const own = [...text.tokens.subarray(8 * token, 8 * token + 8)]
+        return [own.map((value) => value / Math.hypot(...own))]
+      })
+      const centred = Array.from(
+        { length: 8 },
+        (_, place) => ((mean[0]?.[place] ?? 0) + (mean[1]?.[place] ?? 0)) / 2 - (settings.centre?.[place] ?? 0),
+      )
+      const expected = centred.reduce((sum, value, place) => sum + value * (direction[place] ?? 0), 0)
+      const found = vectorOf(text).reduce((sum, value, place) => sum + value * (vector[place] ?? 0), 0)
+      expect(found).toBeCloseTo(expected, 4)
+    }
   })
 
   test('flat: the cosine of what comes out is the score, up to the projection', () => {

@@ -25,7 +25,7 @@ test.each(recipes)('%s is valid, and learns from train files that are there and 
 
 test('the stages of one file are those of the single recipes', async () => {
   const together = await configsOf('recipes/embedded-stages.yaml')
-  const names = ['stage1_2', 'stage2-pretrain', 'stage2']
+  const names = ['stage1_2', 'stage2-pretrain-b', 'stage2']
   expect(together).toHaveLength(names.length)
   for (const [index, name] of names.entries()) {
     const [single] = await configsOf(`recipes/embedded-${name}.json`)

@@ -3,7 +3,7 @@ import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import { setImmediate as breathe } from 'node:timers/promises'
 import { bytesOf } from '../codec.ts'
 import { slices } from '../slices.ts'
-import { centreOf, encodeRow, packRows, packStrings, type RowCode, signBytes, summaryBytes } from './codes.ts'
+import { centreOf, encodeRow, packRows, type RowCode, signBytes, summaryBytes } from './codes.ts'
 import { Arena, openKernel } from './kernel.ts'
 import { encodeTable, LARGEST_CLUSTER, type LateTable, placesOf } from './late-file.ts'
 import { xorshift } from './xorshift.ts'
@@ -114,10 +114,6 @@ async function writeClusters(file: FileHandle, scratch: FileHandle, gathered: Ga
     clusterRows: Uint32Array.from(clusters, ({ length }) => length),
     counts: Uint16Array.from(order, (row) => counts[row] ?? 0),
     keys: Float64Array.from(order, (row) => keys[row] ?? 0),
-    summaries: packStrings(
-      clusters.map((cluster) => majorityOf(cluster, summaries)),
-      width,
-    ),
     loose,
   }
   const bytes = signBytes(width)

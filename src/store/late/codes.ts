@@ -118,49 +118,12 @@ export function packRows(codes: readonly Pick<RowCode, 'n' | 'signs' | 'factors'
   for (const code of codes) {
     for (let token = 0; token < code.n; token++, place++) {
       factors[place] = code.factors[token] ?? 0
-      const start = startOf(place, bytes)
+      const start = Math.floor(place / BLOCK) * BLOCK * bytes + (place % BLOCK)
       for (let byte = 0; byte < bytes; byte++) signs[start + byte * BLOCK] = code.signs[token * bytes + byte] ?? 0
     }
   }
   return { signs, factors }
 }
-
-/** Bit strings of {@link signBytes}, packed as tokens are. */
-export function packStrings(strings: readonly Uint8Array[], width: number): Uint8Array {
-  const bytes = signBytes(width)
-  const packed = new Uint8Array(blocksFor(strings.length) * BLOCK * bytes)
-  for (const [index, string] of strings.entries()) {
-    const start = startOf(index, bytes)
-    for (let byte = 0; byte < bytes; byte++) packed[start + byte * BLOCK] = string[byte] ?? 0
-  }
-  return packed
-}
-
-/**
- * Rows that were packed together, each in blocks of its own, so that any of them can be taken: the last block of each is filled up with its last token, which
- * changes no greatest cosine.
- *
- * @param counts Tokens of each row.
- */
-export function packApart({ signs, factors }: PackedRows, counts: readonly number[], width: number): PackedRows[] {
-  const bytes = signBytes(width)
-  let first = 0
-  return counts.map((n) => {
-    const places = blocksFor(n) * BLOCK
-    const apart = { signs: new Uint8Array(places * bytes), factors: new Uint16Array(places) }
-    for (let place = 0; place < places; place++) {
-      const token = first + Math.min(place, n - 1)
-      apart.factors[place] = factors[token] ?? 0
-      const [from, to] = [startOf(token, bytes), startOf(place, bytes)]
-      for (let byte = 0; byte < bytes * BLOCK; byte += BLOCK) apart.signs[to + byte] = signs[from + byte] ?? 0
-    }
-    first += n
-    return apart
-  })
-}
-
-/** Where the first byte of a token lies; the others follow {@link BLOCK} apart. */
-const startOf = (token: number, bytes: number) => Math.floor(token / BLOCK) * BLOCK * bytes + (token % BLOCK)
 
 /** A token of a question, ready to be compared with codes: q·t is about `base + f · (scale · sum + bias)`. */
 export interface AskedToken {
@@ -173,56 +136,35 @@ export interface AskedToken {
 
 /** @param tokens [n, width], of any length. */
 export function askedTokens(tokens: Float32Array, width: number, centre: Float32Array): AskedToken[] {
+  const groups = signBytes(width) * 2
   const rotate = rotationFor(width)
+  // all sums together stay within 16 bits
+  const largest = Math.min(LARGEST_ENTRY, Math.floor(0xffff / groups))
   const asked: AskedToken[] = []
   for (let start = 0; start < tokens.length; start += width) {
     const length = inverseLength(tokens, start, width)
-    const values = new Float32Array(signBytes(width) * 8)
-    let base = 0
+    const values = new Float32Array(groups * 4)
+    let [base, total, widest] = [0, 0, 0]
     for (let index = 0; index < width; index++) {
       values[index] = (tokens[start + index] ?? 0) * length
       base += (values[index] ?? 0) * (centre[index] ?? 0)
     }
     rotate(values)
-    asked.push({ ...tablesOf(values), base })
+    for (const value of values) total += Math.abs(value)
+    for (let group = 0; group < groups; group++) widest = Math.max(widest, 2 * spreadOf(values, group))
+    const scale = widest / largest || 1
+    const tables = new Uint8Array(groups * 16)
+    for (let group = 0; group < groups; group++) {
+      const spread = spreadOf(values, group)
+      for (let signs = 0; signs < 16; signs++) {
+        let sum = spread
+        for (let bit = 0; bit < 4; bit++) sum += (values[group * 4 + bit] ?? 0) * ((signs >> bit) & 1 ? 1 : -1)
+        tables[group * 16 + signs] = Math.round(sum / scale)
+      }
+    }
+    asked.push({ tables, base, scale, bias: -total })
   }
   return asked
-}
-
-/**
- * Tables of a question as a whole, for summaries: which of them agree most with the mean of its tokens.
- * @param tokens [n, width], of any length.
- */
-export function askedMean(tokens: Float32Array, width: number): Pick<AskedToken, 'tables'> {
-  const mean = new Float32Array(signBytes(width) * 8)
-  for (let start = 0; start < tokens.length; start += width) {
-    const length = inverseLength(tokens, start, width)
-    for (let index = 0; index < width; index++) {
-      mean[index] = (mean[index] ?? 0) + (tokens[start + index] ?? 0) * length
-    }
-  }
-  return tablesOf(mean)
-}
-
-/** For each four numbers the 16 sums that signs can make of them, as bytes: a sum of entries is (Σ ±value - bias) / scale. */
-function tablesOf(values: Float32Array): Pick<AskedToken, 'tables' | 'scale' | 'bias'> {
-  const groups = values.length / 4
-  // all sums together stay within 16 bits
-  const largest = Math.min(LARGEST_ENTRY, Math.floor(0xffff / groups))
-  let [total, widest] = [0, 0]
-  for (const value of values) total += Math.abs(value)
-  for (let group = 0; group < groups; group++) widest = Math.max(widest, 2 * spreadOf(values, group))
-  const scale = widest / largest || 1
-  const tables = new Uint8Array(groups * 16)
-  for (let group = 0; group < groups; group++) {
-    const spread = spreadOf(values, group)
-    for (let signs = 0; signs < 16; signs++) {
-      let sum = spread
-      for (let bit = 0; bit < 4; bit++) sum += (values[group * 4 + bit] ?? 0) * ((signs >> bit) & 1 ? 1 : -1)
-      tables[group * 16 + signs] = Math.round(sum / scale)
-    }
-  }
-  return { tables, scale, bias: -total }
 }
 
 function spreadOf(values: Float32Array, group: number): number {

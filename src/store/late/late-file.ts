@@ -6,13 +6,12 @@ import { BLOCK, blocksFor, type PackedRows, signBytes } from './codes.ts'
 /*
  * The index of a store's memory as a file, made from the store and of no use without it: what it lacks or has wrong costs recall, never a row. Little-endian:
  * magic (8 bytes), 128 bits of SHA-256 over what follows up to the first signs, u32 width, u32 clusters, u32 rows, u32 loose rows;
- * centre, float32 [width]; rows of each cluster, u32 [clusters]; tokens of each row, u16 [rows]; keys of the rows, float64 [rows]; summaries of the clusters,
- * packed as signs are; all filled up to 8 bytes;
+ * centre, float32 [width]; rows of each cluster, u32 [clusters]; tokens of each row, u16 [rows]; keys of the rows, float64 [rows]; all filled up to 8 bytes;
  * then, packed as the kernel reads them, signs and factors: of the leaders, a group of {@link LARGEST_CLUSTER} after the other, and of the other rows of
  * each cluster. A cluster's leader is its first row.
  */
 
-const MAGIC = 'CLARALI4'
+const MAGIC = 'CLARALI3'
 const HEAD = 8 + 16 + 16
 /** Rows of a cluster at most: those of like content beyond them make another. */
 export const LARGEST_CLUSTER = 256
@@ -38,8 +37,6 @@ export interface LateTable {
   readonly counts: Uint16Array
   readonly keys: Float64Array
   readonly clusterRows: Uint32Array
-  /** Of each cluster the signs that most of its rows' means have, packed as tokens are. */
-  readonly summaries: Uint8Array
   /** Rows that lie in a cluster because there were no more to be had, not because they are like its leader. */
   readonly loose: number
 }
@@ -58,8 +55,8 @@ export interface LateFile extends LateTable {
 const padded = (bytes: number) => Math.ceil(bytes / 8) * 8
 
 /** What stands before the signs. */
-export function encodeTable({ width, centre, counts, keys, clusterRows, summaries, loose }: LateTable): Uint8Array {
-  const parts = [centre, clusterRows, counts, keys, summaries].map(bytesOf)
+export function encodeTable({ width, centre, counts, keys, clusterRows, loose }: LateTable): Uint8Array {
+  const parts = [centre, clusterRows, counts, keys].map(bytesOf)
   const body = new Uint8Array(16 + parts.reduce((sum, part) => sum + padded(part.length), 0))
   new Uint32Array(body.buffer).set([width, clusterRows.length, counts.length, loose])
   let place = 16
@@ -136,26 +133,24 @@ function readTable(file: number, width: number): LateFile | undefined {
   if (Buffer.from(head.subarray(0, 8)).toString('latin1') !== MAGIC || stored !== width || width > WIDEST) return
   if (clusterCount === undefined || rows === undefined || rows > MOST_ROWS || clusterCount > rows || loose > rows)
     return
-  const summaryLength = blocksFor(clusterCount) * BLOCK * signBytes(width)
-  const lengths = [4 * width, 4 * clusterCount, 2 * rows, 8 * rows, summaryLength]
+  const lengths = [4 * width, 4 * clusterCount, 2 * rows, 8 * rows]
   const bodyBytes = lengths.reduce((sum, length) => sum + padded(length), 16)
   if (24 + bodyBytes > size) return
   const body = readAt(file, 24, bodyBytes)
   if (!digestOf(body).equals(head.subarray(8, 24))) return
   let place = 16
-  const [centre, clusterRows, counts, keys, summaries] = lengths.map((length) => {
+  const [centre, clusterRows, counts, keys] = lengths.map((length) => {
     const part = body.slice(place, place + length).buffer
     place += padded(length)
     return part
   })
-  if (!centre || !clusterRows || !counts || !keys || !summaries) return
+  if (!centre || !clusterRows || !counts || !keys) return
   const table: LateTable = {
     width,
     centre: new Float32Array(centre),
     clusterRows: new Uint32Array(clusterRows),
     counts: new Uint16Array(counts),
     keys: new Float64Array(keys),
-    summaries: new Uint8Array(summaries),
     loose,
   }
   if (table.clusterRows.reduce((sum, count) => sum + count, 0) !== rows) return

@@ -2,13 +2,11 @@ import { bytesOf } from '../codec.ts'
 import { slices } from '../slices.ts'
 import {
   type AskedToken,
-  askedMean,
   askedTokens,
   BLOCK,
   blocksFor,
   FACTOR,
   type PackedRows,
-  packApart,
   packRows,
   type RowCode,
   signBytes,
@@ -23,11 +21,6 @@ const SCANNED_PER_ROW = 4
 const CLUSTERS = 16
 /** So many more where all rows are loose, whose leaders say little of them; a share of it by the share of these. */
 const SCANNED_LOOSE = 65_536
-/** Of the clusters the share whose leaders are compared at once, those first whose summaries agree most with the question; and how many at least. */
-const COMPARED = 0.25
-const LEAST_COMPARED = 512
-/** Tokens of leaders that are compared at once, unless one has more. */
-const TOKENS_TOGETHER = 16_384
 /** Signs that are held in memory; with more, all are let go and read again as they are needed. Bytes. */
 const MOST_HELD = 512 * 2 ** 20
 
@@ -51,20 +44,13 @@ export interface FindOptions {
   readonly exhaustive?: boolean
 }
 
-/** Rows that lie together below their leader, in the kernel's memory once they were needed. */
+/** Rows that lie together below their leader, or leaders, in the kernel's memory once they were needed. */
 interface Cluster {
   readonly first: number
   readonly rows: number
   readonly tokens: number
   readonly read: () => PackedRows
   held: Held | undefined
-}
-
-/** A cluster's leader, in the kernel's memory in blocks of its own. */
-interface Leader {
-  readonly signs: number
-  readonly factors: number
-  readonly blocks: number
 }
 
 /** Where a cluster's signs, factors and the ends of its rows' tokens are in the kernel's memory. */
@@ -75,9 +61,9 @@ interface Held {
 }
 
 /**
- * Finds the rows whose memory is nearest a question's by late interaction, by their sign codes. Rows of like content lie together in clusters, which have a
- * summary: the leaders of those whose summaries agree most with the question's mean are compared, then the clusters with the best leaders are looked at in
- * that order, a bounded number of rows. Rows that came after the file was written are all looked at.
+ * Finds the rows whose memory is nearest a question's by late interaction, by their sign codes. Rows of like content lie together in clusters; of each the
+ * leader is compared, then the clusters with the best leaders are looked at in that order, a bounded number of rows. Rows that came
+ * after the file was written are all looked at.
  */
 export class LateIndex {
   readonly width: number
@@ -85,23 +71,17 @@ export class LateIndex {
   readonly #file: LateFile | undefined
   readonly #kernel = openKernel()
   readonly #arena = new Arena(this.#kernel.memory)
-  /** Those of all clusters, and the packed summaries of these, once they were needed. */
-  #leaders: Leader[] = []
-  #summaries = 0
+  readonly #leaders: Cluster[]
   readonly #clusters: Cluster[]
   readonly #fresh: Cluster[] = []
   /** Tokens of each row. */
   readonly #counts: number[]
-  /** Tokens of the longest leader, its last block filled up. */
-  #longestLeader = 0
   /** Capacities, in tokens, of what the kernel's memory begins with: tables of a question, sums of a cluster. */
   #askedTokens = 16
-  #clusterTokens = TOKENS_TOGETHER
+  #clusterTokens = BLOCK
   #tables = 0
   #sums = 0
   #scores = 0
-  /** Where leaders are brought together. */
-  #gathered: Held = { signs: 0, factors: 0, ends: 0 }
   #base = 0
 
   /** @param centre For rows without a file; a file has its own. */
@@ -117,11 +97,9 @@ export class LateIndex {
       },
       held: undefined,
     })
+    this.#leaders = (file?.leaders ?? []).map(clusterOf)
     this.#clusters = (file?.clusters ?? []).map(clusterOf)
     this.#counts = Array.from(file?.counts ?? [])
-    for (const index of this.#clusters.keys()) {
-      this.#longestLeader = Math.max(this.#longestLeader, blocksFor(this.#leaderTokens(index)) * BLOCK)
-    }
     this.#layOut()
   }
 
@@ -170,7 +148,7 @@ export class LateIndex {
     const { counts, loose } = this.#file ?? { counts: [], loose: 0 }
     const most = Math.max(SCANNED, SCANNED_PER_ROW * limit) + (SCANNED_LOOSE * loose) / Math.max(1, counts.length)
     let [considered, clusters] = [0, 0]
-    for (const cluster of this.#nearestClusters(tokens, asked, offer)) {
+    for (const cluster of this.#byLeader(asked, offer)) {
       const found = look(cluster)
       considered += found
       if (found > 0) clusters++
@@ -183,84 +161,22 @@ export class LateIndex {
     this.#file?.close()
   }
 
-  /**
-   * The clusters, a share of them after the other by their summaries, and of each share that with the best leader first. Every leader of a share is offered with its
-   * score.
-   */
-  *#nearestClusters(
-    tokens: Float32Array,
-    asked: readonly Together[],
-    offer: (row: number, score: number) => number,
-  ): Generator<Cluster> {
-    const count = this.#clusters.length
-    if (count === 0) return
-    const order = count <= LEAST_COMPARED ? Uint32Array.from({ length: count }, (_, at) => at) : this.#bySummary(tokens)
-    const share = Math.max(LEAST_COMPARED, Math.ceil(COMPARED * count))
-    for (let start = 0; start < count; start += share) {
-      const some = order.subarray(start, start + share)
-      const scores = this.#scoreLeaders(some, asked)
-      const found = Array.from(some, (index, at) => ({ index, score: scores[at] ?? 0 }))
-      for (const { index, score } of found) offer((this.#clusters[index]?.first ?? 1) - 1, score)
-      found.sort((one, other) => other.score - one.score || one.index - other.index)
-      for (const { index } of found) {
-        const cluster = this.#clusters[index]
-        if (cluster !== undefined) yield cluster
-      }
-    }
-  }
-
-  /** Numbers of the clusters, those first whose summaries agree most with the mean of the question's tokens. */
-  #bySummary(tokens: Float32Array): Uint32Array {
-    this.#holdLeaders()
-    const { memory, sumTables } = this.#kernel
-    const { tables } = askedMean(tokens, this.width)
-    // beyond the tables of the question's tokens
-    const place = this.#tables + this.#askedTokens * tables.length
-    new Uint8Array(memory.buffer).set(tables, place)
-    const count = this.#clusters.length
-    const sums = new Uint16Array(count)
-    const bytes = signBytes(this.width)
-    const most = blocksFor(this.#clusterTokens)
-    for (let block = 0; block * BLOCK < count; block += most) {
-      const blocks = Math.min(most, blocksFor(count) - block)
-      sumTables(this.#summaries + block * BLOCK * bytes, blocks, bytes, place, this.#sums)
-      const found = new Uint16Array(memory.buffer, this.#sums, Math.min(blocks * BLOCK, count - block * BLOCK))
-      sums.set(found, block * BLOCK)
-    }
-    return Uint32Array.from(sums, (_, index) => index).sort(
-      (one, other) => (sums[other] ?? 0) - (sums[one] ?? 0) || one - other,
-    )
-  }
-
-  /** Estimates of some clusters' leaders, which are brought together for the kernel. */
-  #scoreLeaders(clusters: Uint32Array, asked: readonly Together[]): Float32Array {
-    this.#holdLeaders()
-    const scores = new Float32Array(clusters.length)
-    const bytes = signBytes(this.width)
-    const room = blocksFor(this.#clusterTokens)
-    const view = new Uint8Array(this.#kernel.memory.buffer)
-    const ends = new Uint32Array(this.#kernel.memory.buffer, this.#gathered.ends, LARGEST_CLUSTER)
-    for (let start = 0; start < clusters.length; ) {
-      let [rows, blocks] = [0, 0]
-      for (; start + rows < clusters.length && rows < LARGEST_CLUSTER; rows++) {
-        const leader = this.#leaders[clusters[start + rows] ?? 0]
-        if (leader === undefined || blocks + leader.blocks > room) break
-        const [signs, factors] = [leader.blocks * BLOCK * bytes, leader.blocks * BLOCK * 2]
-        view.copyWithin(this.#gathered.signs + blocks * BLOCK * bytes, leader.signs, leader.signs + signs)
-        view.copyWithin(this.#gathered.factors + blocks * BLOCK * 2, leader.factors, leader.factors + factors)
-        blocks += leader.blocks
-        ends[rows] = blocks * BLOCK
-      }
-      scores.set(this.#scoreHeld(this.#gathered, rows, blocks, asked), start)
-      start += rows
-    }
-    return scores
+  /** The clusters, that with the best leader first. Every leader is offered with its score. */
+  #byLeader(asked: readonly Together[], offer: (row: number, score: number) => number): Cluster[] {
+    const scores = new Float64Array(this.#clusters.length)
+    for (const group of this.#leaders) scores.set(this.#score(group, asked, true), group.first)
+    for (const [index, { first }] of this.#clusters.entries()) offer(first - 1, scores[index] ?? 0)
+    const order = Uint32Array.from(scores, (_, index) => index)
+    order.sort((one, other) => (scores[other] ?? 0) - (scores[one] ?? 0) || one - other)
+    return Array.from(order, (index) => this.#clusters[index]).filter((cluster) => cluster !== undefined)
   }
 
   /** Writes a question's tables into the kernel's memory. */
   #ask(asked: readonly Together[], length: number): void {
-    const tokens = [...this.#fresh, ...this.#clusters].reduce((sum, cluster) => Math.max(sum, cluster.tokens), 0)
-    const most = Math.max(tokens, this.#longestLeader)
+    const most = [...this.#fresh, ...this.#clusters, ...this.#leaders].reduce(
+      (tokens, cluster) => Math.max(tokens, cluster.tokens),
+      0,
+    )
     if (length > this.#askedTokens || most > this.#clusterTokens) {
       this.#askedTokens = Math.max(length, this.#askedTokens)
       this.#clusterTokens = Math.max(most, this.#clusterTokens)
@@ -276,52 +192,22 @@ export class LateIndex {
   }
 
   #layOut(): void {
-    const [bytes, blocks] = [signBytes(this.width), blocksFor(this.#clusterTokens)]
     this.#arena.reset(0)
-    // one more, for the question as a whole
-    this.#tables = this.#arena.take((this.#askedTokens + 1) * bytes * 32)
-    this.#sums = this.#arena.take(blocks * BLOCK * 2 * TOGETHER)
+    this.#tables = this.#arena.take(this.#askedTokens * signBytes(this.width) * 32)
+    this.#sums = this.#arena.take(blocksFor(this.#clusterTokens) * BLOCK * 2 * TOGETHER)
     this.#scores = this.#arena.take(LARGEST_CLUSTER * 4)
-    this.#gathered = {
-      signs: this.#arena.take(blocks * BLOCK * bytes),
-      factors: this.#arena.take(blocks * BLOCK * 2),
-      ends: this.#arena.take(LARGEST_CLUSTER * 4),
-    }
     this.#base = this.#arena.used
     this.#letGo()
   }
 
   #letGo(): void {
     this.#arena.reset(this.#base)
-    this.#leaders = []
-    for (const cluster of [...this.#clusters, ...this.#fresh]) cluster.held = undefined
-  }
-
-  /** Brings all leaders and summaries into the kernel's memory, unless they are there. */
-  #holdLeaders(): void {
-    if (this.#leaders.length === this.#clusters.length || this.#file === undefined) return
-    this.#summaries = this.#put(this.#file.summaries)
-    for (const group of this.#file.leaders) {
-      const counts = Array.from({ length: group.rows }, (_, index) => this.#leaderTokens(group.first + index))
-      for (const { signs, factors } of packApart(this.#file.read(group), counts, this.width)) {
-        const blocks = factors.length / BLOCK
-        this.#leaders.push({ signs: this.#put(signs), factors: this.#put(bytesOf(factors)), blocks })
-      }
+    for (const clusters of [this.#leaders, this.#clusters, this.#fresh]) {
+      for (const cluster of clusters) cluster.held = undefined
     }
   }
 
-  /** Tokens of a cluster's leader. */
-  #leaderTokens(cluster: number): number {
-    return this.#counts[(this.#clusters[cluster]?.first ?? 1) - 1] ?? 0
-  }
-
-  #put(part: Uint8Array): number {
-    const address = this.#arena.take(part.length)
-    new Uint8Array(this.#kernel.memory.buffer).set(part, address)
-    return address
-  }
-
-  #hold(cluster: Cluster): Held {
+  #hold(cluster: Cluster, areLeaders: boolean): Held {
     if (cluster.held !== undefined) return cluster.held
     const { signs, factors } = cluster.read()
     const bytes = signs.length + factors.byteLength + 4 * cluster.rows
@@ -329,22 +215,26 @@ export class LateIndex {
     const ends = new Uint32Array(cluster.rows)
     let end = 0
     for (let index = 0; index < cluster.rows; index++) {
-      end += this.#counts[cluster.first + index] ?? 0
+      const row = areLeaders ? (this.#clusters[cluster.first + index]?.first ?? 1) - 1 : cluster.first + index
+      end += this.#counts[row] ?? 0
       ends[index] = end
     }
-    cluster.held = { signs: this.#put(signs), factors: this.#put(bytesOf(factors)), ends: this.#put(bytesOf(ends)) }
+    const put = (part: Uint8Array) => {
+      const address = this.#arena.take(part.length)
+      new Uint8Array(this.#kernel.memory.buffer).set(part, address)
+      return address
+    }
+    cluster.held = { signs: put(signs), factors: put(bytesOf(factors)), ends: put(bytesOf(ends)) }
     return cluster.held
   }
 
-  /** Estimates of a cluster's rows. What is returned holds until the next call. */
-  #score(cluster: Cluster, asked: readonly Together[]): Float32Array {
-    return this.#scoreHeld(this.#hold(cluster), cluster.rows, blocksFor(cluster.tokens), asked)
-  }
-
-  #scoreHeld({ signs, factors, ends }: Held, rows: number, blocks: number, asked: readonly Together[]): Float32Array {
+  /** Estimates of a cluster's rows, or of a group of leaders'. What is returned holds until the next call. */
+  #score(cluster: Cluster, asked: readonly Together[], areLeaders = false): Float32Array {
+    const { signs, factors, ends } = this.#hold(cluster, areLeaders)
     const { memory, sumTables, sumTablesOfFour, addBest } = this.#kernel
     const bytes = signBytes(this.width)
-    const scores = new Float32Array(memory.buffer, this.#scores, rows)
+    const blocks = blocksFor(cluster.tokens)
+    const scores = new Float32Array(memory.buffer, this.#scores, cluster.rows)
     scores.fill(asked.flat().reduce((sum, { base }) => sum + base, 0))
     let tables = this.#tables
     for (const together of asked) {
@@ -353,7 +243,7 @@ export class LateIndex {
       tables += together.length * bytes * 32
       for (const [index, { scale, bias }] of together.entries()) {
         const sums = this.#sums + index * blocks * BLOCK * 2
-        addBest(sums, factors, ends, rows, scale / FACTOR, bias / FACTOR, this.#scores)
+        addBest(sums, factors, ends, cluster.rows, scale / FACTOR, bias / FACTOR, this.#scores)
       }
     }
     return scores

@@ -24,11 +24,12 @@ export async function beginProjection(
   const directions = memories.flatMap(({ tokens }) =>
     Array.from({ length: tokens.length / width }, (_, token) => direction(tokens, token * width, width)),
   )
-  const mean = new Float64Array(width)
-  for (const each of directions)
-    each.forEach((value, place) => (mean[place] = (mean[place] ?? 0) + value / directions.length))
-  for (const each of directions) mean.forEach((value, place) => (each[place] = (each[place] ?? 0) - value))
-  const inverse = inverseOf(whiteningOf(directions, 1), width)
+  const mean = Float64Array.from({ length: width }, (_, place) => {
+    const sum = directions.reduce((total, each) => total + (each[place] ?? 0), 0)
+    return sum / directions.length
+  })
+  const centred = directions.map((each) => each.map((value, place) => value - (mean[place] ?? 0)))
+  const inverse = inverseOf(whiteningOf(centred, 1), width)
   let trace = 0
   for (let place = 0; place < width; place++) trace += inverse[place * (width + 1)] ?? 0
   matrix.set(inverse.map((value) => (value * width) / trace))

@@ -126,7 +126,7 @@ test('an answer longer than the window is cut; where none of it is left, the err
 test('another task, or a file without questions, is an error', async () => {
   const file = at('pools.jsonl')
   await expect(run('stage2', file, { data: [{ file, task: 'qa-pairs' }] })).rejects.toThrow(
-    /task 'qa-pairs' has no place in a stage that retrieves/,
+    /task 'qa-pairs' has no place in stage 2/,
   )
   await expect(run('stage2', at('paraphrases.jsonl'))).rejects.toThrow(/holds nothing for a stage that retrieves/)
   const endless = await write('endless.jsonl', [{ question: 'When?', answer: 'So <information>(1) it' }])

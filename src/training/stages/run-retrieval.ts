@@ -58,7 +58,8 @@ export async function runRetrieval({ config, ...options }: StageRunOptions): Pro
   }
 
   const projection = model.parameters.get(QUERY_PROJECTION)
-  if (projection && !resume) await beginProjection(projection, await bankAt(rate), all)
+  // from what is trained on alone: no text of an evaluation has a say
+  if (projection && !resume) await beginProjection(projection, await bankAt(rate), all.slice(0, trained))
 
   const learning = await openRetrieval(model)
   const plans = retrievalPlans(config, files)

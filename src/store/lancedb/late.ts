@@ -11,6 +11,7 @@ import { dequantiseMemory } from '../quantise.ts'
 import { slices } from '../slices.ts'
 import type { MemoryCandidate, StoredMemory, StoreStats } from '../store.ts'
 import { lateFile } from './folder.ts'
+import { type MemoryFiles, memoryFilesOf, readMemories } from './memories.ts'
 import { binaryColumn, memoryAt, textColumn } from './rows.ts'
 import { byScore } from './search.ts'
 import { pinned, type Tables } from './tables.ts'
@@ -54,6 +55,7 @@ export class LateSearch {
   #live = 0
   #highest = -1
   #refreshing: Promise<LateIndex> | undefined
+  #files: MemoryFiles | undefined
 
   constructor(folder: string, tables: Tables, width: number) {
     this.#folder = folder
@@ -112,6 +114,7 @@ export class LateSearch {
       this.#highest = -1
       await this.#place(index, undefined)
     }
+    this.#files = await memoryFilesOf(this.#folder, version, this.#files)
     this.#version = version
     return index
   }
@@ -184,34 +187,56 @@ export class LateSearch {
   /** Reads the rows that were found, and scores them by their memory itself. */
   async #take(found: readonly Estimate[], question: Float32Array): Promise<MemoryCandidate[]> {
     if (found.length === 0) return []
-    const rows: { readonly id: string; readonly documentId: string; readonly bytes: Uint8Array }[] = []
     // in the order in which they lie, which is read faster
     const places = found.map(({ row }) => this.#places[row] ?? 0).sort((one, other) => one - other)
-    const read = this.#tables.rows.takeRowIds(places.map(BigInt))
-    for await (const batch of read.select(['id', 'document_id', 'memory'])) {
-      const [id, documentId] = [textColumn(batch, 'id'), textColumn(batch, 'document_id')]
-      const memory = binaryColumn(batch, 'memory')
-      for (let at = 0; at < batch.numRows; at++) {
-        rows.push({ id: id(at), documentId: documentId(at), bytes: memory(at) })
-      }
-    }
-    const scores = scoreMemories(
-      question,
-      this.#width,
-      rows.map(({ bytes }) => bytes),
-    )
-    const candidates = rows.map(({ id, documentId, bytes }, index): MemoryCandidate => {
-      // decoded where it is wanted: of many candidates few become sources
-      return {
-        id,
-        documentId,
-        score: scores[index] ?? 0,
-        get memory() {
-          return decodeMemory(bytes)
+    const [names, scored] = await Promise.all([this.#names(places), this.#scored(places, question)])
+    const candidates = names.flatMap(({ place, id, documentId }): MemoryCandidate[] => {
+      const memory = scored.get(place)
+      if (memory === undefined) return []
+      const { bytes, score } = memory
+      return [
+        {
+          id,
+          documentId,
+          score,
+          // decoded where it is wanted: of many candidates few become sources
+          get memory() {
+            return decodeMemory(bytes)
+          },
         },
-      }
+      ]
     })
     return candidates.sort(byScore)
+  }
+
+  /** Those of these rows that are still there. */
+  async #names(places: readonly number[]): Promise<{ place: number; id: string; documentId: string }[]> {
+    const names: { place: number; id: string; documentId: string }[] = []
+    const read = this.#tables.rows.takeRowIds(places.map(BigInt)).select(['id', 'document_id']).withRowId()
+    for await (const batch of read) {
+      const [place, id, documentId] = [placesOf(batch), textColumn(batch, 'id'), textColumn(batch, 'document_id')]
+      for (let at = 0; at < batch.numRows; at++)
+        names.push({ place: place(at), id: id(at), documentId: documentId(at) })
+    }
+    return names
+  }
+
+  /** Memories as they are encoded, and their scores, by place. */
+  async #scored(
+    places: readonly number[],
+    question: Float32Array,
+  ): Promise<Map<number, { readonly bytes: Uint8Array; readonly score: number }>> {
+    const memories = new Map<number, Uint8Array>()
+    const read = this.#files === undefined ? undefined : readMemories(this.#files, places)
+    if (read !== undefined) for (const [index, bytes] of read.entries()) memories.set(places[index] ?? GONE, bytes)
+    else {
+      for await (const batch of this.#tables.rows.takeRowIds(places.map(BigInt)).select(['memory']).withRowId()) {
+        const [place, memory] = [placesOf(batch), binaryColumn(batch, 'memory')]
+        for (let at = 0; at < batch.numRows; at++) memories.set(place(at), memory(at))
+      }
+    }
+    const scores = scoreMemories(question, this.#width, [...memories.values()])
+    return new Map(Array.from(memories, ([place, bytes], index) => [place, { bytes, score: scores[index] ?? 0 }]))
   }
 }
 

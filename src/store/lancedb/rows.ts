@@ -92,7 +92,8 @@ export function encodeRows(arrow: Arrow, schema: ArrowModule.Schema, rows: reado
           encoded.map(({ chunk }) => chunk),
         ),
         text(encoded.map((row) => row.text)),
-        text(encoded.map((row) => wordsOf(row.text).join(' '))),
+        // their order says nothing to BM25, and sorted they are a tenth smaller
+        text(encoded.map((row) => [...wordsOf(row.text)].sort().join(' '))),
         text(encoded.map(({ metadata }) => JSON.stringify(metadata))),
         dataOf(
           arrow.vectorFromArray(

@@ -2,8 +2,9 @@ import { rotationFor } from './rotation.ts'
 
 /*
  * Sign codes of memory tokens, after RaBitQ (Gao and Long 2024): of a token t of length 1 and a centre c, the residual r = t - c is kept as the signs s of
- * its numbers, one bit each, after a rotation, and the factor f = |r|² / Σ|rᵢ|. For a question's token q, rotated too, q·t is estimated as
- * q·c + f · Σ sᵢqᵢ, which is off by about .75 |r| / √width whatever the direction of the error, so that the best of a passage's tokens are found at a thirtieth of float32's bytes.
+ * its first {@link signsOf} numbers, one bit each, after a rotation, and the factor f = |r|² / Σ|rᵢ|, the sum over these. For a question's token q, rotated too, q·t is
+ * estimated as q·c + f · Σ sᵢqᵢ, which is off by about .88 |r| / √width whatever the direction of the error, so that the best of a passage's tokens are found at a thirtieth of
+ * float32's bytes.
  *
  * Tokens are packed sixteen to a block, byte b of token t at 16 b + t, as the kernel reads them; four signs index a table of sums ±q.
  */
@@ -21,8 +22,10 @@ const LARGEST_ENTRY = 31
 /** Tokens beyond so many of one row are not looked at. */
 const MOST_TOKENS = 0xffff
 
+/** Numbers of a token whose signs are kept: a ninth fewer cost little, since a rotation has spread over all of them what is in each. */
+export const signsOf = (width: number): number => Math.min(width, Math.max(8, 8 * Math.floor(width / 9)))
 /** Bytes of one token's signs. */
-export const signBytes = (width: number): number => Math.ceil(width / 8)
+export const signBytes = (width: number): number => Math.ceil(signsOf(width) / 8)
 /** Bytes of a passage's own bit string, as {@link RowCode.summary}. */
 export const summaryBytes = (width: number): number => Math.ceil(width / 128) * 16
 
@@ -47,7 +50,7 @@ export interface RowCode {
  */
 export function encodeRow(tokens: Float32Array, width: number, centre: Float32Array): RowCode {
   const n = Math.min(MOST_TOKENS, tokens.length / width)
-  const bytes = signBytes(width)
+  const [kept, bytes] = [signsOf(width), signBytes(width)]
   const signs = new Uint8Array(n * bytes)
   const factors = new Uint16Array(n)
   const mean = new Float32Array(width)
@@ -62,9 +65,9 @@ export function encodeRow(tokens: Float32Array, width: number, centre: Float32Ar
     }
     rotate(residual)
     let [squares, sum] = [0, 0]
-    for (let index = 0; index < width; index++) {
+    for (const value of residual) squares += value * value
+    for (let index = 0; index < kept; index++) {
       const value = residual[index] ?? 0
-      squares += value * value
       sum += Math.abs(value)
       if (value >= 0)
         signs[token * bytes + (index >> 3)] = (signs[token * bytes + (index >> 3)] ?? 0) | (1 << (index & 7))
@@ -136,20 +139,22 @@ export interface AskedToken {
 
 /** @param tokens [n, width], of any length. */
 export function askedTokens(tokens: Float32Array, width: number, centre: Float32Array): AskedToken[] {
-  const groups = signBytes(width) * 2
+  const [kept, groups] = [signsOf(width), signBytes(width) * 2]
   const rotate = rotationFor(width)
   // all sums together stay within 16 bits
   const largest = Math.min(LARGEST_ENTRY, Math.floor(0xffff / groups))
   const asked: AskedToken[] = []
   for (let start = 0; start < tokens.length; start += width) {
     const length = inverseLength(tokens, start, width)
-    const values = new Float32Array(groups * 4)
+    const direction = new Float32Array(width)
     let [base, total, widest] = [0, 0, 0]
     for (let index = 0; index < width; index++) {
-      values[index] = (tokens[start + index] ?? 0) * length
-      base += (values[index] ?? 0) * (centre[index] ?? 0)
+      direction[index] = (tokens[start + index] ?? 0) * length
+      base += (direction[index] ?? 0) * (centre[index] ?? 0)
     }
-    rotate(values)
+    rotate(direction)
+    const values = new Float32Array(groups * 4)
+    values.set(direction.subarray(0, kept))
     for (const value of values) total += Math.abs(value)
     for (let group = 0; group < groups; group++) widest = Math.max(widest, 2 * spreadOf(values, group))
     const scale = widest / largest || 1

@@ -11,7 +11,7 @@ import { BLOCK, blocksFor, type PackedRows, signBytes } from './codes.ts'
  * each cluster. A cluster's leader is its first row.
  */
 
-const MAGIC = 'CLARALI3'
+const MAGIC = 'CLARALI4'
 const HEAD = 8 + 16 + 16
 /** Rows of a cluster at most: those of like content beyond them make another. */
 export const LARGEST_CLUSTER = 256

@@ -1,5 +1,6 @@
+import { openWeights } from '../checkpoint/weights.ts'
 import { Clara } from '../clara/clara.ts'
-import { checkBaseFingerprint, readModelFile } from '../clara/model-folder.ts'
+import { basePlaces, checkBaseFingerprint, readModelFile } from '../clara/model-folder.ts'
 import { openModel } from '../clara/open.ts'
 import type { WeightKind } from '../model/weight-kinds.ts'
 import { type Compared, compared, type Found, modeName } from './compared.ts'
@@ -96,7 +97,7 @@ export async function evaluateModel(options: ReportOptions): Promise<EvaluationR
     // before anything is measured: what is wrong with a reader or a file is told at once
     for (const [, reader] of controls) {
       const path = options[reader]
-      if (path !== undefined) checkBaseFingerprint(path, await readModelFile(path), folder, base.fingerprint)
+      if (path !== undefined) await checkReader(path, options.base, folder, base.fingerprint)
     }
     for (const file of options.withLosses ? options.losses : []) files.set(file, files.get(file) ?? (await read(file)))
     for (const rate of rates) {
@@ -132,6 +133,13 @@ export async function evaluateModel(options: ReportOptions): Promise<EvaluationR
     ...(losses ? { losses } : {}),
     ...(options.retrieval.length > 0 ? { retrieval } : {}),
   }
+}
+
+/** That a reader stands on the base of the measured model, and that this base is where the reader says. */
+async function checkReader(path: string, base: string | undefined, model: string, fingerprint: string): Promise<void> {
+  const file = await readModelFile(path)
+  checkBaseFingerprint(path, file, model, fingerprint)
+  await using _weights = await openWeights(basePlaces(path, file, base).base)
 }
 
 /** The losses of some files, each model at fp32 and open by itself. */

@@ -1,3 +1,4 @@
+import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { verbs } from '../../src/cli/verbs.ts'
@@ -132,6 +133,15 @@ describe('clara evaluate', () => {
     const found = await report('--model', at('model'), '--weights', weights, '--no-answer-losses', '--losses', 'unread')
     expect(found).toMatchObject({ weights, answers: { questions: 4 } })
     expect(found).not.toHaveProperty('losses')
+  })
+
+  test('refuses a reader whose base has gone, before anything is measured', async () => {
+    cpSync(at('text'), at('moved'), { recursive: true })
+    const config = join(at('moved'), 'config.json')
+    writeFileSync(config, JSON.stringify({ ...JSON.parse(readFileSync(config, 'utf8')), base: 'nowhere.gguf' }))
+    const { status, stderr } = await evaluate('--model', at('model'), '--text-reader', at('moved'))
+    expect(status).toBe(1)
+    expect(stderr).toMatch(/^clara: The model ".*nowhere\.gguf" does not exist/)
   })
 
   test('refuses a reader on another base, and a file without questions', async () => {

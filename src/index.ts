@@ -42,7 +42,6 @@ export type {
   Condition,
   DocumentRecord,
   JsonValue,
-  MemoryCandidate,
   RowFilter,
   Scalar,
   Store,

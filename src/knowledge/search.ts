@@ -5,7 +5,6 @@ import { dequantiseMemory } from '../store/quantise.ts'
 import type {
   Candidate,
   JsonValue,
-  MemoryCandidate,
   RowFilter,
   Store,
   StoredMemory,
@@ -95,21 +94,16 @@ export async function find(
   const { ids, scored, textScores } = await rank(question, asked, target, { ...options, topK })
   const rows = await store.get(ids)
   return rows.flatMap((row) => {
-    const found = row && scored.get(row.id)
-    if (row === undefined || found === undefined) return []
-    return [{ source: sourceOf(row, found.score, textScores.get(row.id)), memory: found.memory() }]
+    const score = row && scored.get(row.id)
+    if (row === undefined || score === undefined) return []
+    return [{ source: sourceOf(row, score, textScores.get(row.id)), memory: memoryOf(row.memory) }]
   })
-}
-
-interface Scored {
-  readonly score: number
-  readonly memory: () => Memory
 }
 
 /** Passages in order, the best first, with the model's own scores. */
 export interface Ranked {
   readonly ids: readonly string[]
-  readonly scored: ReadonlyMap<string, Scored>
+  readonly scored: ReadonlyMap<string, number>
   readonly textScores: ReadonlyMap<string, number>
 }
 
@@ -125,8 +119,8 @@ export async function rank(
   const { latent = 1, text = 1 } = mode === 'hybrid' ? (options.weights ?? {}) : {}
   const limit = Math.max(topK, options.candidates ?? CANDIDATES)
   const narrowed = { limit, ...(filter ? { filter } : {}) }
-  const [byMemory, byWords] = await Promise.all([
-    mode === 'text' ? [] : latentCandidates(asked, target, narrowed),
+  const [{ found: byMemory, areScored }, byWords] = await Promise.all([
+    mode === 'text' ? { found: [], areScored: false } : latentCandidates(asked, target, narrowed),
     mode === 'latent' ? [] : store.searchText(question, narrowed),
   ])
   signal?.throwIfAborted()
@@ -134,28 +128,24 @@ export async function rank(
   const words = { ids: byWords.map(({ id }) => id), weight: text }
   const candidates = fuse([{ ids: byMemory.map(({ id }) => id), weight: latent }, words]).slice(0, limit)
 
-  const scored = new Map<string, Scored>()
-  const keep = (id: string, score: number, memory: () => Memory) => {
-    if (minScore === undefined || score >= minScore) scored.set(id, { score, memory })
+  const scored = new Map<string, number>()
+  const keep = (id: string, score: number) => {
+    if (minScore === undefined || score >= minScore) scored.set(id, score)
   }
   // what was found by its memory has been scored by it
-  const known = new Map(byMemory.flatMap((found) => ('memory' in found ? [[found.id, found] as const] : [])))
+  const known = new Map(areScored ? byMemory.map(({ id, score }) => [id, score]) : [])
   const unknown = candidates.filter((id) => !known.has(id))
   const read = unknown.length === 0 ? [] : await store.memories(unknown)
   const greatest = greatestScore(clara.model.config.compressor.similarity, asked)
   for (const id of candidates) {
-    const found = known.get(id)
-    if (found !== undefined) keep(id, found.score, () => memoryOf(found.memory))
+    const score = known.get(id)
+    if (score !== undefined) keep(id, score)
   }
   for (const [index, id] of unknown.entries()) {
     const stored = read[index]
-    if (stored === undefined) continue
-    const memory = memoryOf(stored)
-    keep(id, clara.score(asked, memory) / greatest, () => memory)
+    if (stored !== undefined) keep(id, clara.score(asked, memoryOf(stored)) / greatest)
   }
-  const byScore = [...scored]
-    .sort(([one, a], [other, b]) => b.score - a.score || (one < other ? -1 : 1))
-    .map(([id]) => id)
+  const byScore = [...scored].sort(([one, a], [other, b]) => b - a || (one < other ? -1 : 1)).map(([id]) => id)
   const ranked =
     mode === 'text'
       ? words.ids
@@ -165,19 +155,20 @@ export async function rank(
   return { ids: ranked.filter((id) => scored.has(id)).slice(0, topK), scored, textScores }
 }
 
-/** By late interaction where this is the model's score and the store can; by retrieval vectors otherwise. */
-function latentCandidates(
+/** By late interaction, with the model's own scores, where these are late interaction and the store can; by retrieval vectors otherwise. */
+async function latentCandidates(
   asked: Memory,
   { clara, store, vectorOf }: SearchTarget,
   narrowed: Pick<VectorSearchOptions, 'limit' | 'filter'>,
-): Promise<(Candidate | MemoryCandidate)[]> {
+): Promise<{ readonly found: readonly Candidate[]; readonly areScored: boolean }> {
   const { fingerprint, config } = clara.model
   const options = { fingerprint, ...narrowed }
   if (config.compressor.similarity !== 'maxsim' || store.searchMemory === undefined) {
-    return store.search(vectorOf(asked), options)
+    return { found: await store.search(vectorOf(asked), options), areScored: false }
   }
   const [n, width] = asked.shape
-  return store.searchMemory({ dtype: 'float32', tokens: asked.tokens, n, width }, options)
+  const query = { dtype: 'float32', tokens: asked.tokens, n, width } as const
+  return { found: await store.searchMemory(query, options), areScored: true }
 }
 
 /** @throws ClaraError that names the option. */

@@ -12,7 +12,6 @@ import type {
   Candidate,
   DocumentRecord,
   Float32Memory,
-  MemoryCandidate,
   RowFilter,
   Store,
   StoreDescription,
@@ -152,7 +151,7 @@ class InMemoryStore implements Store {
     return best(candidates, options.limit)
   }
 
-  async searchMemory(query: Float32Memory, options: VectorSearchOptions): Promise<MemoryCandidate[]> {
+  async searchMemory(query: Float32Memory, options: VectorSearchOptions): Promise<Candidate[]> {
     this.#checkOpen()
     checkMemorySearch(query, options, this.description)
     const candidates: Candidate[] = []
@@ -161,10 +160,7 @@ class InMemoryStore implements Store {
       const score = maxSimilarity(query.tokens, dequantiseMemory(row.memory).tokens, query.width)
       candidates.push({ id: row.id, documentId: row.documentId, score })
     }
-    return best(candidates, options.limit).flatMap((candidate) => {
-      const entry = this.#entries.get(candidate.id)
-      return entry === undefined ? [] : [{ ...candidate, memory: copyMemory(entry.row.memory) }]
-    })
+    return best(candidates, options.limit)
   }
 
   async searchText(query: string, options: TextSearchOptions): Promise<Candidate[]> {

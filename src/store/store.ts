@@ -137,11 +137,6 @@ export interface Candidate {
   readonly score: number
 }
 
-/** A row that was found by its memory, with this memory. */
-export interface MemoryCandidate extends Candidate {
-  readonly memory: StoredMemory
-}
-
 /** How many of the given rows were new, written over an older content, or already there. */
 export interface AddOutcome {
   readonly added: number
@@ -232,7 +227,7 @@ export interface Store extends AsyncDisposable {
    * @param query Memory tokens of the question, of the store's width.
    * @throws ClaraError if the fingerprint is another model's, or the memory, the limit or the filter is malformed.
    */
-  searchMemory?(query: Float32Memory, options: VectorSearchOptions): Promise<MemoryCandidate[]>
+  searchMemory?(query: Float32Memory, options: VectorSearchOptions): Promise<Candidate[]>
   /**
    * The rows that share words with the query, by BM25 (k1 1.2, b 0.75), best first; words are those of {@link wordsOf}. None when nothing
    * is shared. A driver may take its word statistics from a moment ago.

@@ -2,11 +2,10 @@ import { mkdtempSync, readdirSync, rmSync, truncateSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
 import { createRandom } from '../../src/data/random.ts'
-import { encodeMemory } from '../../src/store/codec.ts'
 import { openLanceStore } from '../../src/store/lancedb/driver.ts'
-import { type MemoryFiles, memoryFilesOf, readMemories } from '../../src/store/lancedb/memories.ts'
+import { MemoryReader } from '../../src/store/lancedb/memories.ts'
 import { openTables } from '../../src/store/lancedb/tables.ts'
 import { quantiseMemory } from '../../src/store/quantise.ts'
 import type { StoreRow } from '../../src/store/store.ts'
@@ -16,6 +15,7 @@ import { description, randomTokens, rowOf, searchMemory } from './memory-search.
 
 const root = mkdtempSync(join(tmpdir(), 'clara-lance-files-'))
 afterAll(() => rmSync(root, { recursive: true, force: true }))
+afterEach(() => vi.restoreAllMocks())
 let folders = 0
 const random = createRandom(3)
 const options = { fingerprint: description.fingerprint }
@@ -52,11 +52,10 @@ async function readByLance(folder: string) {
   }
 }
 
-async function filesOf(folder: string): Promise<{ files: MemoryFiles; memories: Map<number, Uint8Array> }> {
-  const { memories, version } = await readByLance(folder)
-  const files = await memoryFilesOf(folder, version, undefined)
-  if (files === undefined) throw new TypeError('The table is of an unknown kind.')
-  return { files, memories }
+async function readerOf(folder: string, at?: number): Promise<MemoryReader> {
+  const reader = new MemoryReader(folder)
+  await reader.turnTo(at ?? (await readByLance(folder)).version)
+  return reader
 }
 
 const dataFiles = (folder: string) => {
@@ -71,9 +70,11 @@ describe('memories read where they lie', () => {
     { name: 'several files', parts: [3, 200, 40] },
     { name: 'a file of several pages, joined', parts: [1_500, 700], compact: true },
   ])('are what LanceDB reads: $name', async ({ parts, compact }) => {
-    const { files, memories } = await filesOf(await storeOf(parts, { compact: compact ?? false }))
+    const folder = await storeOf(parts, { compact: compact ?? false })
+    const { memories } = await readByLance(folder)
+    const reader = await readerOf(folder)
     const places = [...memories.keys()].sort((one, other) => one - other)
-    const read = readMemories(files, places)
+    const read = reader.read(places)
     expect(places.length).toBeGreaterThan(0)
     expect(read?.length).toBe(places.length)
     for (const [index, place] of places.entries()) {
@@ -89,39 +90,44 @@ describe('memories read where they lie', () => {
       Array.from({ length: 50 }, (_, index) => rowOf(`r${index}`, randomTokens(1), { memory })),
       options,
     )
-    const { files, memories } = await filesOf(folder)
-    expect(readMemories(files, [...memories.keys()])).toBeUndefined()
+    const { memories } = await readByLance(folder)
+    const reader = await readerOf(folder)
+    expect(reader.read([...memories.keys()])).toBeUndefined()
     const query = { ...memory, dtype: 'float32', tokens: new Float32Array(4).fill(1) } as const
     expect(await searchMemory(store, query, { limit: 10 })).toHaveLength(10)
   })
 
   test('a row or a file that is not there is not made up', async () => {
     const folder = await storeOf([40])
-    const { files, memories } = await filesOf(folder)
+    const { memories } = await readByLance(folder)
+    const reader = await readerOf(folder)
     const [place = 0] = memories.keys()
-    expect(readMemories(files, [place])).toHaveLength(1)
-    expect(readMemories(files, [place + 1_000])).toBeUndefined()
-    expect(readMemories(files, [place + 99 * 2 ** 32])).toBeUndefined()
+    expect(reader.read([place])).toHaveLength(1)
+    expect(reader.read([place + 1_000])).toBeUndefined()
+    expect(reader.read([place + 99 * 2 ** 32])).toBeUndefined()
     for (const path of dataFiles(folder)) rmSync(path)
-    expect(readMemories(files, [place])).toBeUndefined()
+    expect(reader.read([place])).toBeUndefined()
   })
 
   test('a version that is not there, or a manifest of another kind, is left to LanceDB', async () => {
     const folder = await storeOf([10])
-    const { version } = await readByLance(folder)
-    expect(await memoryFilesOf(folder, version + 7, undefined)).toBeUndefined()
+    const { version, memories } = await readByLance(folder)
+    const places = [...memories.keys()]
+    const readAt = async (at: number) => (await readerOf(folder, at)).read(places)
+    expect(await readAt(version)).toHaveLength(places.length)
+    expect(await readAt(version + 7)).toBeUndefined()
     const name = `${2n ** 64n - 1n - BigInt(version)}.manifest`
     const path = join(folder, 'data', 'rows.lance', '_versions', name)
     const manifest = await readFile(path)
     for (const bytes of [Buffer.alloc(0), manifest.subarray(0, 60), Buffer.concat([manifest, Buffer.from('x')])]) {
       await writeFile(path, bytes)
-      expect(await memoryFilesOf(folder, version, undefined)).toBeUndefined()
+      expect(await readAt(version)).toBeUndefined()
     }
   })
 
   test('whatever is damaged in a file is left to LanceDB, or is a value of its length', async () => {
     const folder = await storeOf([60])
-    const { files, memories } = await filesOf(folder)
+    const { memories, version } = await readByLance(folder)
     const places = [...memories.keys()]
     const [path = ''] = dataFiles(folder)
     const whole = await readFile(path)
@@ -134,8 +140,7 @@ describe('memories read where they lie', () => {
       const at = from + random.int(whole.length - from)
       damaged[at] = random.int(256)
       await writeFile(path, damaged)
-      files.columns.clear()
-      const read = readMemories(files, places)
+      const read = (await readerOf(folder, version)).read(places)
       if (read === undefined) refused++
       else for (const memory of read) expect(memory.length).toBeLessThanOrEqual(whole.length)
     }
@@ -144,19 +149,21 @@ describe('memories read where they lie', () => {
     for (const length of [0, 10, whole.length - 41, whole.length - 1]) {
       await writeFile(path, whole)
       truncateSync(path, length)
-      files.columns.clear()
-      expect(readMemories(files, places)).toBeUndefined()
+      expect((await readerOf(folder, version)).read(places)).toBeUndefined()
     }
   })
 })
 
-test('a search reads the same either way', async () => {
+test('a search scores the same either way', async () => {
   const folder = await storeOf([150, 30])
   const query = randomTokens(3)
-  await using store = await openLanceStore(folder)
-  const found = await searchMemory(store, query, { limit: 20 })
-  const { memories } = await readByLance(folder)
-  const stored = new Set(Array.from(memories.values(), (bytes) => Buffer.from(bytes).toString('hex')))
+  const searched = async () => {
+    await using store = await openLanceStore(folder)
+    return await searchMemory(store, query, { limit: 20 })
+  }
+  const found = await searched()
   expect(found).toHaveLength(20)
-  for (const { memory } of found) expect(stored).toContain(Buffer.from(encodeMemory(memory)).toString('hex'))
+  const read = vi.spyOn(MemoryReader.prototype, 'read').mockReturnValue(undefined)
+  expect(await searched()).toEqual(found)
+  expect(read).toHaveBeenCalled()
 })

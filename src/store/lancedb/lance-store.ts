@@ -10,7 +10,6 @@ import type {
   Candidate,
   DocumentRecord,
   Float32Memory,
-  MemoryCandidate,
   RowFilter,
   Store,
   StoreDescription,
@@ -179,7 +178,7 @@ export class LanceStore implements Store {
     return this.#read(() => searchVectors(this.#tables, vector, options))
   }
 
-  async searchMemory(query: Float32Memory, options: VectorSearchOptions): Promise<MemoryCandidate[]> {
+  async searchMemory(query: Float32Memory, options: VectorSearchOptions): Promise<Candidate[]> {
     this.#checkOpen()
     checkMemorySearch(query, options, this.description)
     const { limit, filter, exact = false } = options

@@ -1,7 +1,6 @@
 import { stat } from 'node:fs/promises'
 import type { Table } from '@lancedb/lancedb'
 import type { RecordBatch } from 'apache-arrow'
-import { decodeMemory } from '../codec.ts'
 import { type KeyedMemory, writeLateFile } from '../late/build.ts'
 import { centreOf, encodeRow } from '../late/codes.ts'
 import { identityOf, openLateFile } from '../late/late-file.ts'
@@ -9,9 +8,10 @@ import { type Estimate, LateIndex } from '../late/late-index.ts'
 import { scoreMemories } from '../late/scorer.ts'
 import { dequantiseMemory } from '../quantise.ts'
 import { slices } from '../slices.ts'
-import type { MemoryCandidate, StoredMemory, StoreStats } from '../store.ts'
+import type { Candidate, StoredMemory, StoreStats } from '../store.ts'
 import { lateFile } from './folder.ts'
-import { type MemoryFiles, memoryFilesOf, readMemories } from './memories.ts'
+import { MemoryReader } from './memories.ts'
+import { RowNames } from './names.ts'
 import { binaryColumn, memoryAt, textColumn } from './rows.ts'
 import { byScore } from './search.ts'
 import { pinned, type Tables } from './tables.ts'
@@ -55,12 +55,14 @@ export class LateSearch {
   #live = 0
   #highest = -1
   #refreshing: Promise<LateIndex> | undefined
-  #files: MemoryFiles | undefined
+  #names = new RowNames()
+  readonly #memories: MemoryReader
 
   constructor(folder: string, tables: Tables, width: number) {
     this.#folder = folder
     this.#tables = tables
     this.#width = width
+    this.#memories = new MemoryReader(folder)
   }
 
   /** Rows that the file lacks, as far as is known; 0 before the first search. */
@@ -68,7 +70,7 @@ export class LateSearch {
     return this.#index?.fresh ?? 0
   }
 
-  async find(query: LateQuery): Promise<MemoryCandidate[]> {
+  async find(query: LateQuery): Promise<Candidate[]> {
     for (let attempt = 1; ; attempt++) {
       const index = await this.#refreshed()
       const passing = query.condition === undefined ? undefined : await this.#passing(query.condition)
@@ -78,7 +80,7 @@ export class LateSearch {
         return place !== GONE && (passing === undefined || passing.has(place))
       }
       const found = index.find(tokens, { limit, passes, exhaustive })
-      const candidates = await this.#take(found, tokens)
+      const candidates = await this.#score(found, tokens)
       // Rows that went meanwhile, or were joined into a new file: what is there now is looked at again.
       if (candidates.length === found.length || attempt === 3) return candidates
       this.#version = undefined
@@ -114,7 +116,7 @@ export class LateSearch {
       this.#highest = -1
       await this.#place(index, undefined)
     }
-    this.#files = await memoryFilesOf(this.#folder, version, this.#files)
+    await this.#memories.turnTo(version)
     this.#version = version
     return index
   }
@@ -126,6 +128,7 @@ export class LateSearch {
     this.#index = new LateIndex(file, file?.centre ?? (await this.#centre()))
     this.#places = Array.from(file?.keys ?? [], () => GONE)
     this.#rowOf = new Map(Array.from(file?.keys ?? [], (key, row) => [key, row]))
+    this.#names = new RowNames()
     this.#live = 0
     this.#highest = -1
   }
@@ -141,30 +144,37 @@ export class LateSearch {
 
   /** Notes where rows are, and adds those that the index lacks. */
   async #place(index: LateIndex, condition: string | undefined): Promise<void> {
-    const query = this.#tables.rows.query().select(['checksum']).withRowId()
+    const query = this.#tables.rows.query().select(['checksum', 'id', 'document_id']).withRowId()
     if (condition !== undefined) query.where(condition)
     const unknown: number[] = []
     for await (const batch of query) {
       const [places, keys] = [placesOf(batch), keysOf(batch)]
+      const [id, documentId] = [binaryColumn(batch, 'id'), binaryColumn(batch, 'document_id')]
       for (let at = 0; at < batch.numRows; at++) {
         const place = places(at)
         this.#highest = Math.max(this.#highest, Math.floor(place / FILE))
         const row = this.#rowOf.get(keys(at))
         if (row === undefined) unknown.push(place)
-        else this.#settle(row, place)
+        else {
+          this.#settle(row, place)
+          if (!this.#names.has(row)) this.#names.set(row, id(at), documentId(at))
+        }
       }
     }
     for (const some of slices(unknown, READ)) {
-      const read = this.#tables.rows.takeRowIds(some.map(BigInt)).select(['memory', 'checksum']).withRowId()
+      const columns = ['memory', 'checksum', 'id', 'document_id']
+      const read = this.#tables.rows.takeRowIds(some.map(BigInt)).select(columns).withRowId()
       for await (const batch of read) {
         const first = index.rows
         const [places, keys] = [placesOf(batch), keysOf(batch)]
+        const [id, documentId] = [binaryColumn(batch, 'id'), binaryColumn(batch, 'document_id')]
         const numbers = Array.from({ length: batch.numRows }, (_, at) => at)
         index.add(numbers.map((at) => encodeRow(tokensOf(batch, at, this.#width), this.#width, index.centre)))
         for (const at of numbers) {
           this.#rowOf.set(keys(at), first + at)
           this.#places[first + at] = GONE
           this.#settle(first + at, places(at))
+          this.#names.set(first + at, id(at), documentId(at))
         }
       }
     }
@@ -184,59 +194,33 @@ export class LateSearch {
     return passing
   }
 
-  /** Reads the rows that were found, and scores them by their memory itself. */
-  async #take(found: readonly Estimate[], question: Float32Array): Promise<MemoryCandidate[]> {
+  /** Scores the rows that were found by their memory itself; those that are gone are left out. */
+  async #score(found: readonly Estimate[], question: Float32Array): Promise<Candidate[]> {
     if (found.length === 0) return []
     // in the order in which they lie, which is read faster
-    const places = found.map(({ row }) => this.#places[row] ?? 0).sort((one, other) => one - other)
-    const [names, scored] = await Promise.all([this.#names(places), this.#scored(places, question)])
-    const candidates = names.flatMap(({ place, id, documentId }): MemoryCandidate[] => {
-      const memory = scored.get(place)
-      if (memory === undefined) return []
-      const { bytes, score } = memory
-      return [
-        {
-          id,
-          documentId,
-          score,
-          // decoded where it is wanted: of many candidates few become sources
-          get memory() {
-            return decodeMemory(bytes)
-          },
-        },
-      ]
+    const rows = found.map(({ row }) => ({ row, place: this.#places[row] ?? GONE })).sort((a, b) => a.place - b.place)
+    const places = rows.map(({ place }) => place)
+    const memories = this.#memories.read(places) ?? (await this.#readByLance(places))
+    const there = rows.flatMap(({ row }, index) => {
+      const bytes = memories[index]
+      return bytes === undefined ? [] : [{ row, bytes }]
     })
-    return candidates.sort(byScore)
+    const scores = scoreMemories(
+      question,
+      this.#width,
+      there.map(({ bytes }) => bytes),
+    )
+    return there.map(({ row }, index) => ({ ...this.#names.of(row), score: scores[index] ?? 0 })).sort(byScore)
   }
 
-  /** Those of these rows that are still there. */
-  async #names(places: readonly number[]): Promise<{ place: number; id: string; documentId: string }[]> {
-    const names: { place: number; id: string; documentId: string }[] = []
-    const read = this.#tables.rows.takeRowIds(places.map(BigInt)).select(['id', 'document_id']).withRowId()
-    for await (const batch of read) {
-      const [place, id, documentId] = [placesOf(batch), textColumn(batch, 'id'), textColumn(batch, 'document_id')]
-      for (let at = 0; at < batch.numRows; at++)
-        names.push({ place: place(at), id: id(at), documentId: documentId(at) })
-    }
-    return names
-  }
-
-  /** Memories as they are encoded, and their scores, by place. */
-  async #scored(
-    places: readonly number[],
-    question: Float32Array,
-  ): Promise<Map<number, { readonly bytes: Uint8Array; readonly score: number }>> {
+  /** Memories as they are encoded; undefined where a row is gone. */
+  async #readByLance(places: readonly number[]): Promise<(Uint8Array | undefined)[]> {
     const memories = new Map<number, Uint8Array>()
-    const read = this.#files === undefined ? undefined : readMemories(this.#files, places)
-    if (read !== undefined) for (const [index, bytes] of read.entries()) memories.set(places[index] ?? GONE, bytes)
-    else {
-      for await (const batch of this.#tables.rows.takeRowIds(places.map(BigInt)).select(['memory']).withRowId()) {
-        const [place, memory] = [placesOf(batch), binaryColumn(batch, 'memory')]
-        for (let at = 0; at < batch.numRows; at++) memories.set(place(at), memory(at))
-      }
+    for await (const batch of this.#tables.rows.takeRowIds(places.map(BigInt)).select(['memory']).withRowId()) {
+      const [place, memory] = [placesOf(batch), binaryColumn(batch, 'memory')]
+      for (let at = 0; at < batch.numRows; at++) memories.set(place(at), memory(at))
     }
-    const scores = scoreMemories(question, this.#width, [...memories.values()])
-    return new Map(Array.from(memories, ([place, bytes], index) => [place, { bytes, score: scores[index] ?? 0 }]))
+    return places.map((place) => memories.get(place))
   }
 }
 

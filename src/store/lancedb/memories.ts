@@ -5,63 +5,68 @@ import { type BinaryColumn, extentOf, readBinaryColumn, readExtent } from './for
 import { type DataFile, dataFilesOf } from './format/manifest.ts'
 
 /*
- * Memories read where they lie in Lance's data files. A search scores many memories and keeps few: through LanceDB each costs a task, two copies and the
- * collector's work, which is most of a search's time. Whatever is not as it is known here is left to LanceDB.
+ * Memories read where they lie in Lance's data files. A search scores many memories and keeps none: through LanceDB each costs a task, two copies and the
+ * collector's work, which was most of a search's time. Whatever is not as it is known here is left to LanceDB.
  */
 
 const FILE = 2 ** 32
 
-/** Where the memories of one version of the table lie. */
-export interface MemoryFiles {
-  readonly files: ReadonlyMap<number, DataFile>
-  /** Columns that were read, by the path of their file; undefined where it is of an unknown kind. A file never changes. */
-  readonly columns: Map<string, BinaryColumn | undefined>
-}
+/** Reads memories of a store's rows into a buffer that it keeps: what a search reads anew each time would set off the collector every few searches. */
+export class MemoryReader {
+  readonly #table: string
+  /** Data files by fragment; undefined where the table is of an unknown kind. */
+  #files: ReadonlyMap<number, DataFile> | undefined
+  /** By the path of their file, which never changes; undefined where it is of an unknown kind. */
+  #columns = new Map<string, BinaryColumn | undefined>()
+  #buffer = Buffer.alloc(0)
 
-/** @param before Of an earlier version, whose columns are kept where their files still are. @returns undefined where the table is of an unknown kind. */
-export async function memoryFilesOf(
-  folder: string,
-  version: number,
-  before: MemoryFiles | undefined,
-): Promise<MemoryFiles | undefined> {
-  try {
-    const files = await dataFilesOf(join(dataFolder(folder), 'rows.lance'), version, 'memory')
-    const paths = new Set(Array.from(files.values(), ({ path }) => path))
-    return { files, columns: new Map([...(before?.columns ?? [])].filter(([path]) => paths.has(path))) }
-  } catch {
-    return undefined
+  /** @param folder Of the store. */
+  constructor(folder: string) {
+    this.#table = join(dataFolder(folder), 'rows.lance')
   }
-}
 
-/**
- * @param places Numbers of the rows, in ascending order.
- * @returns Their memories as they are encoded, parts of one buffer of their own; undefined where one cannot be read here.
- */
-export function readMemories({ files, columns }: MemoryFiles, places: readonly number[]): Uint8Array[] | undefined {
-  const open = new Map<string, number>()
-  try {
-    const found = places.map((place) => {
-      const file = files.get(Math.floor(place / FILE))
-      if (file === undefined) throw new RangeError('There is no such file.')
-      if (!columns.has(file.path)) columns.set(file.path, columnOf(file))
-      const column = columns.get(file.path)
-      const extent = column === undefined ? undefined : extentOf(column, place % FILE)
-      if (extent === undefined) throw new RangeError('There is no such row.')
-      return { path: file.path, extent }
-    })
-    const buffer = Buffer.allocUnsafeSlow(found.reduce((sum, { extent }) => sum + extent.length, 0))
-    let end = 0
-    return found.map(({ path, extent }) => {
-      const file = open.get(path) ?? openSync(path, 'r')
-      open.set(path, file)
-      const memory = readExtent(file, extent, buffer.subarray(end))
-      end += extent.length
-      return memory
-    })
-  } catch {
-    return undefined
-  } finally {
-    for (const file of open.values()) closeSync(file)
+  /** Reads from this version of the table from now on. */
+  async turnTo(version: number): Promise<void> {
+    this.#files = await dataFilesOf(this.#table, version, 'memory').catch(() => undefined)
+    const paths = new Set(Array.from(this.#files?.values() ?? [], ({ path }) => path))
+    this.#columns = new Map([...this.#columns].filter(([path]) => paths.has(path)))
+  }
+
+  /**
+   * @param places Numbers of the rows, in ascending order.
+   * @returns Their memories as they are encoded, until the next call; undefined where one cannot be read here.
+   */
+  read(places: readonly number[]): Uint8Array[] | undefined {
+    const open = new Map<string, number>()
+    try {
+      const found = places.map((place) => this.#find(place))
+      const bytes = found.reduce((sum, { extent }) => sum + extent.length, 0)
+      if (bytes > this.#buffer.length) this.#buffer = Buffer.allocUnsafeSlow(2 * bytes)
+      let end = 0
+      return found.map(({ path, extent }) => {
+        const file = open.get(path) ?? openSync(path, 'r')
+        open.set(path, file)
+        const memory = readExtent(file, extent, this.#buffer.subarray(end))
+        end += extent.length
+        return memory
+      })
+    } catch {
+      return undefined
+    } finally {
+      for (const file of open.values()) closeSync(file)
+    }
+  }
+
+  /** @throws RangeError where it is not known. */
+  #find(place: number) {
+    const file = this.#files?.get(Math.floor(place / FILE))
+    if (file === undefined) throw new RangeError('There is no such file.')
+    const { path } = file
+    if (!this.#columns.has(path)) this.#columns.set(path, columnOf(file))
+    const column = this.#columns.get(path)
+    const extent = column === undefined ? undefined : extentOf(column, place % FILE)
+    if (extent === undefined) throw new RangeError('There is no such row.')
+    return { path, extent }
   }
 }
 

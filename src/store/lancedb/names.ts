@@ -1,6 +1,6 @@
 /** What rows are called, in bytes instead of two strings a row, which would be most of what a search holds. */
 export class RowNames {
-  #bytes = new Uint8Array(1 << 16)
+  #bytes = Buffer.alloc(1 << 16)
   #end = 0
   /** Of each row where its names begin; undefined where it has none yet. */
   readonly #starts: (number | undefined)[] = []
@@ -15,7 +15,7 @@ export class RowNames {
   set(row: number, id: Uint8Array, documentId: Uint8Array): void {
     const end = this.#end + id.length + documentId.length
     if (end > this.#bytes.length) {
-      const grown = new Uint8Array(2 * end)
+      const grown = Buffer.alloc(2 * end)
       grown.set(this.#bytes)
       this.#bytes = grown
     }
@@ -32,7 +32,7 @@ export class RowNames {
     const start = this.#starts[row]
     if (start === undefined) throw new RangeError('The row has no names.')
     const middle = start + (this.#idBytes[row] ?? 0)
-    const text = (from: number, to: number) => Buffer.from(this.#bytes.subarray(from, to)).toString('utf8')
-    return { id: text(start, middle), documentId: text(middle, middle + (this.#documentBytes[row] ?? 0)) }
+    const end = middle + (this.#documentBytes[row] ?? 0)
+    return { id: this.#bytes.toString('utf8', start, middle), documentId: this.#bytes.toString('utf8', middle, end) }
   }
 }

@@ -24,6 +24,8 @@ const SCANNED_LOOSE = 65_536
 /** Signs that are held in memory; with more, all are let go and read again as they are needed. Bytes. */
 const MOST_HELD = 512 * 2 ** 20
 
+/** Clusters that are put in order at a time. */
+const SORTED = 64
 /** Tokens of a question that the kernel compares at once. */
 const TOGETHER = 4
 /** Entries of a code's table. */
@@ -79,6 +81,8 @@ export class LateIndex {
   /** Capacities, in tokens, of what the kernel's memory begins with: tables of a question, sums of a cluster. */
   #askedTokens = 16
   #clusterTokens = BLOCK
+  /** Tokens of the cluster, or group of leaders, with most of them. */
+  #mostTokens = 0
   #tables = 0
   #sums = 0
   #scores = 0
@@ -100,6 +104,8 @@ export class LateIndex {
     this.#leaders = (file?.leaders ?? []).map(clusterOf)
     this.#clusters = (file?.clusters ?? []).map(clusterOf)
     this.#counts = Array.from(file?.counts ?? [])
+    for (const { tokens } of [...this.#leaders, ...this.#clusters])
+      this.#mostTokens = Math.max(this.#mostTokens, tokens)
     this.#layOut()
   }
 
@@ -119,6 +125,7 @@ export class LateIndex {
       const some = codes.slice(start, start + LARGEST_CLUSTER)
       const packed = packRows(some, this.width)
       const tokens = some.reduce((sum, { n }) => sum + n, 0)
+      this.#mostTokens = Math.max(this.#mostTokens, tokens)
       this.#fresh.push({ first: this.rows, rows: some.length, tokens, read: () => packed, held: undefined })
       for (const { n } of some) this.#counts.push(n)
     }
@@ -127,7 +134,7 @@ export class LateIndex {
   /** @param tokens The question's memory tokens, [n, width]. @returns The best first, equal ones by number. */
   find(tokens: Float32Array, { limit, passes, exhaustive = false }: FindOptions): Estimate[] {
     const question = askedTokens(tokens, this.width, this.centre)
-    const asked = asTogether(question)
+    const asked = slices(question, TOGETHER)
     this.#ask(asked, question.length)
     const best = new Best(limit)
     const offer = (row: number, score: number): number => {
@@ -147,12 +154,16 @@ export class LateIndex {
     for (const cluster of this.#fresh) look(cluster)
     const { counts, loose } = this.#file ?? { counts: [], loose: 0 }
     const most = Math.max(SCANNED, SCANNED_PER_ROW * limit) + (SCANNED_LOOSE * loose) / Math.max(1, counts.length)
-    let [considered, clusters] = [0, 0]
-    for (const cluster of this.#byLeader(asked, offer)) {
+    let [leaders, considered, clusters] = [0, 0, 0]
+    for (const { cluster, score } of this.#byLeader(asked)) {
+      // a leader behind so many others is not among the best
+      if (leaders < limit) leaders += offer(cluster.first - 1, score)
+      const isEnough = considered >= most && clusters >= CLUSTERS && !exhaustive
+      if (isEnough && leaders >= limit) break
+      if (isEnough) continue
       const found = look(cluster)
       considered += found
       if (found > 0) clusters++
-      if (considered >= most && clusters >= CLUSTERS && !exhaustive) break
     }
     return best.taken()
   }
@@ -161,25 +172,21 @@ export class LateIndex {
     this.#file?.close()
   }
 
-  /** The clusters, that with the best leader first. Every leader is offered with its score. */
-  #byLeader(asked: readonly Together[], offer: (row: number, score: number) => number): Cluster[] {
+  /** The clusters with their leaders' scores, the best first. */
+  *#byLeader(asked: readonly Together[]): Generator<{ readonly cluster: Cluster; readonly score: number }> {
     const scores = new Float64Array(this.#clusters.length)
     for (const group of this.#leaders) scores.set(this.#score(group, asked, true), group.first)
-    for (const [index, { first }] of this.#clusters.entries()) offer(first - 1, scores[index] ?? 0)
-    const order = Uint32Array.from(scores, (_, index) => index)
-    order.sort((one, other) => (scores[other] ?? 0) - (scores[one] ?? 0) || one - other)
-    return Array.from(order, (index) => this.#clusters[index]).filter((cluster) => cluster !== undefined)
+    for (const index of descending(scores, SORTED)) {
+      const cluster = this.#clusters[index]
+      if (cluster !== undefined) yield { cluster, score: scores[index] ?? 0 }
+    }
   }
 
   /** Writes a question's tables into the kernel's memory. */
   #ask(asked: readonly Together[], length: number): void {
-    const most = [...this.#fresh, ...this.#clusters, ...this.#leaders].reduce(
-      (tokens, cluster) => Math.max(tokens, cluster.tokens),
-      0,
-    )
-    if (length > this.#askedTokens || most > this.#clusterTokens) {
+    if (length > this.#askedTokens || this.#mostTokens > this.#clusterTokens) {
       this.#askedTokens = Math.max(length, this.#askedTokens)
-      this.#clusterTokens = Math.max(most, this.#clusterTokens)
+      this.#clusterTokens = Math.max(this.#mostTokens, this.#clusterTokens)
       this.#layOut()
     }
     const memory = new Uint8Array(this.#kernel.memory.buffer)
@@ -193,7 +200,7 @@ export class LateIndex {
 
   #layOut(): void {
     this.#arena.reset(0)
-    this.#tables = this.#arena.take(this.#askedTokens * signBytes(this.width) * 32)
+    this.#tables = this.#arena.take((this.#askedTokens + TOGETHER) * signBytes(this.width) * 32)
     this.#sums = this.#arena.take(blocksFor(this.#clusterTokens) * BLOCK * 2 * TOGETHER)
     this.#scores = this.#arena.take(LARGEST_CLUSTER * 4)
     this.#base = this.#arena.used
@@ -238,9 +245,9 @@ export class LateIndex {
     scores.fill(asked.flat().reduce((sum, { base }) => sum + base, 0))
     let tables = this.#tables
     for (const together of asked) {
-      const sum = together.length === TOGETHER ? sumTablesOfFour : sumTables
+      const sum = together.length === 1 ? sumTables : sumTablesOfFour
       sum(signs, blocks, bytes, tables, this.#sums)
-      tables += together.length * bytes * 32
+      tables += placesFor(together) * bytes * 32
       for (const [index, { scale, bias }] of together.entries()) {
         const sums = this.#sums + index * blocks * BLOCK * 2
         addBest(sums, factors, ends, cluster.rows, scale / FACTOR, bias / FACTOR, this.#scores)
@@ -250,24 +257,40 @@ export class LateIndex {
   }
 }
 
-/** Tokens of a question that are compared at once: {@link TOGETHER}, or one. */
+/** Tokens of a question that are compared at once: at most {@link TOGETHER}. */
 type Together = readonly AskedToken[]
 
-/** A question's tokens as the kernel takes them: by fours, those that are left one by one. */
-function asTogether(asked: readonly AskedToken[]): Together[] {
-  const fours = Math.floor(asked.length / TOGETHER) * TOGETHER
-  return [...slices(asked.slice(0, fours), TOGETHER), ...slices(asked.slice(fours), 1)]
-}
+/** Tables that tokens take which are compared at once: one alone has its own loop, two or three leave places empty. */
+const placesFor = (together: Together): number => (together.length === 1 ? 1 : TOGETHER)
 
 /** The tables of some tokens, those of each code side by side. */
-function interleaved(asked: readonly AskedToken[]): Uint8Array {
-  const together = new Uint8Array(asked.reduce((sum, { tables }) => sum + tables.length, 0))
+function interleaved(asked: Together): Uint8Array {
+  const places = placesFor(asked)
+  const together = new Uint8Array(places * (asked[0]?.tables.length ?? 0))
   for (const [index, { tables }] of asked.entries()) {
     for (let start = 0; start < tables.length; start += TABLE) {
-      together.set(tables.subarray(start, start + TABLE), start * asked.length + index * TABLE)
+      together.set(tables.subarray(start, start + TABLE), start * places + index * TABLE)
     }
   }
   return together
+}
+
+/** Places of the scores, the best first, equal ones by place; so many are sorted at a time, since few are mostly asked for. */
+function* descending(scores: Float64Array, portion: number): Generator<number> {
+  const sorted = scores.slice().sort()
+  let above = Number.POSITIVE_INFINITY
+  for (let left = sorted.length; left > 0; ) {
+    const least = sorted[Math.max(0, left - portion)] ?? Number.NEGATIVE_INFINITY
+    const places: number[] = []
+    for (let place = 0; place < scores.length; place++) {
+      const score = scores[place] ?? 0
+      if (score >= least && score < above) places.push(place)
+    }
+    if (places.length === 0) return
+    yield* places.sort((one, other) => (scores[other] ?? 0) - (scores[one] ?? 0) || one - other)
+    above = least
+    left -= places.length
+  }
 }
 
 function anyPasses({ first, rows }: Cluster, passes: (row: number) => boolean): boolean {

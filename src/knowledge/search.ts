@@ -32,7 +32,7 @@ export interface SearchOptions {
    * `hybrid`: candidates of both, united by reciprocal rank fusion. Default: `hybrid`.
    */
   readonly mode?: SearchMode
-  /** Passages of which the model's own score is computed. Default: 128, or topK if that is more. */
+  /** Passages of which the model's own score is computed. Default: 160, or topK if that is more. */
   readonly candidates?: number
   /** In `hybrid`, what the candidates are ordered by: the `score` alone, or its rank `fused` with that by words. Default: `score`. */
   readonly order?: SearchOrder

@@ -41,6 +41,7 @@ const targets: readonly Target[] = [
 ]
 
 const usage = `Usage: npm run bench -- [${groups.join('|')}] [--json] [--threads N] [--repetitions N]
+  store: [--without-growth] leaves out the store of a million passages, which takes half an hour
   large: --checkpoint FOLDER [--weights ${weightKinds.join('|')}] [--low-memory] [--cache FOLDER]`
 
 function readArguments() {
@@ -62,6 +63,7 @@ function readArguments() {
     checkpoint: values.checkpoint,
     weights,
     lowMemory: values['low-memory'] ?? false,
+    growth: !(values['without-growth'] ?? false),
     cache: values.cache,
     json: values.json ?? false,
     threads: positive('--threads', values.threads, availableParallelism()),
@@ -81,6 +83,7 @@ function parsed() {
         checkpoint: { type: 'string' },
         weights: { type: 'string' },
         'low-memory': { type: 'boolean' },
+        'without-growth': { type: 'boolean' },
         cache: { type: 'string' },
       },
     })
@@ -170,7 +173,7 @@ const benchmarks: Readonly<Record<Group, (asked: Arguments, report: Report) => P
     }
     return await (cache === undefined ? inFolder('large', measure) : measure(cache))
   },
-  async store({ threads }, report) {
+  async store({ threads, growth }, report) {
     return await inFolder('store', async (work) => {
       const options = {
         model: embeddedModel(),
@@ -180,6 +183,7 @@ const benchmarks: Readonly<Record<Group, (asked: Arguments, report: Report) => P
         threads,
         work,
         sizes: fullStoreSizes,
+        growth,
       }
       const figures = await measureStore(options, report)
       return { figures, shown: showTable(rowsOf(figures, targets)) }

@@ -16,21 +16,23 @@ export interface StoreOptions {
   /** Folder for stores; about 20 kB a passage. */
   readonly work: string
   readonly sizes: StoreSizes
+  /** Whether search times of a small and a large store are compared. */
+  readonly growth: boolean
 }
 
 /** All figures of the store, as `npm run bench -- store --json` prints them. docs/store.md says what each is. */
 export interface StoreFigures {
   readonly threads: number
   readonly store: RetrievalFigures & {
-    readonly growth: number
-    readonly growthMs: { readonly small: number; readonly large: number }
+    readonly growth?: number
+    readonly growthMs?: { readonly small: number; readonly large: number }
     readonly int8LossChange: number
   }
 }
 
 /** @param report Told what is being measured, for people who wait. */
 export async function measureStore(
-  { model, train, dev, passages, threads, work, sizes }: StoreOptions,
+  { model, train, dev, passages, threads, work, sizes, growth: withGrowth }: StoreOptions,
   report: (measuring: string) => void,
 ): Promise<StoreFigures> {
   report('answers from int8 memory')
@@ -44,6 +46,7 @@ export async function measureStore(
   )
   const { batch } = sizes
   const retrieval = await measureRetrieval({ material, passages: sizes.passages, batch, threads, work }, report)
+  if (!withGrowth) return { threads, store: { ...retrieval, int8LossChange } }
   report(`so far ${JSON.stringify({ ...retrieval, int8LossChange })}`)
   const longest = material.passages.reduce((most, { memory }) => Math.max(most, memory.shape[0]), 1)
   const width = material.passages[0]?.memory.shape[1] ?? 1

@@ -98,7 +98,7 @@ describe('the store and ingest groups', () => {
       batch: 16,
     } as const
     store = await measureStore(
-      { model, train: pools, dev: pools, passages, threads: 1, work: data.folder, sizes },
+      { model, train: pools, dev: pools, passages, threads: 1, work: data.folder, sizes, growth: true },
       quiet,
     )
     const few = { passages: 4, files: 3, passagesPerFile: 2, peak: [8, 16] } as const

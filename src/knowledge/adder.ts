@@ -42,7 +42,7 @@ export interface Adder {
 
 /** Passages that are gathered, so that those of like length are compressed together. */
 const WINDOW = 256
-/** Passages that are compressed and written at a time: what an interruption can lose. */
+/** Passages that are compressed and written at a time: an interruption can lose two such batches. */
 const BATCH = 32
 /** Records that may wait. */
 const MOST_RECORDS = 1_000
@@ -88,23 +88,43 @@ export function createAdder({ target, records, chunking, settings, signal, onPro
   async function write(missing: readonly (typeof window)[number][]): Promise<void> {
     const begun = new Set(missing.map(({ work }) => work))
     const batches = batchesOf(missing, target.store() === undefined)
-    for (const [index, batch] of batches.entries()) {
-      signal?.throwIfAborted()
-      const memories = await target.compress(batch.map(({ passage }) => passage.text))
-      const store = target.store() ?? (await target.create(memories))
-      if (index === 0) {
-        await records.put([...before.values(), ...[...begun].flatMap((work) => incompleteOf(work))])
-        before.clear()
-        for (const work of begun) work.isBegun = true
+    if (batches.length === 0) return
+    // what a batch needs is written while the next one is compressed, so that nothing that was compressed is lost
+    let writing = target.store() === undefined ? Promise.resolve() : markIncomplete(begun)
+    try {
+      for (const batch of batches) {
+        // looked at before the next write, or at the end
+        writing.catch(() => {})
+        signal?.throwIfAborted()
+        const memories = await target.compress(batch.map(({ passage }) => passage.text))
+        let store = target.store()
+        if (store === undefined) {
+          store = await target.create(memories)
+          writing = markIncomplete(begun)
+        }
+        await writing
+        writing = writeBatch(store, batch, memories)
       }
-      const rows = batch.flatMap(({ passage }, place) => {
-        const memory = memories[place]
-        return memory ? [target.row(passage, memory)] : []
-      })
-      await store.add(rows, { fingerprint: target.fingerprint })
-      counts.compressed += rows.length
-      onProgress?.()
+    } finally {
+      await writing
     }
+  }
+
+  /** Says of documents that they are incomplete, before their first passage is written. */
+  async function markIncomplete(works: ReadonlySet<Work>): Promise<void> {
+    await records.put([...before.values(), ...[...works].flatMap((work) => incompleteOf(work))])
+    before.clear()
+    for (const work of works) work.isBegun = true
+  }
+
+  async function writeBatch(store: Store, batch: typeof window, memories: readonly Memory[]): Promise<void> {
+    const rows = batch.flatMap(({ passage }, place) => {
+      const memory = memories[place]
+      return memory ? [target.row(passage, memory)] : []
+    })
+    await store.add(rows, { fingerprint: target.fingerprint })
+    counts.compressed += rows.length
+    onProgress?.()
   }
 
   function incompleteOf({ documentId, earlier, note, isBegun }: Work): Entry[] {

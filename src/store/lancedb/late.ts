@@ -10,6 +10,7 @@ import { dequantiseMemory } from '../quantise.ts'
 import { slices } from '../slices.ts'
 import type { Candidate, StoredMemory, StoreStats } from '../store.ts'
 import { lateFile } from './folder.ts'
+import { FILE } from './format/manifest.ts'
 import { MemoryReader } from './memories.ts'
 import { RowNames } from './names.ts'
 import { binaryColumn, memoryAt, textColumn } from './rows.ts'
@@ -22,7 +23,6 @@ import { pinned, type Tables } from './tables.ts'
  * new ones have greater numbers, and those that were joined into a new file are found there by their checksums.
  */
 
-const FILE = 2 ** 32
 /** Rows that are read at a time. */
 const READ = 256
 /** So many rows make a file worth having, and so many new ones, or this share, a new one. */

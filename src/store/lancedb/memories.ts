@@ -1,15 +1,14 @@
 import { closeSync, openSync } from 'node:fs'
 import { join } from 'node:path'
+import { readInto } from '../read-into.ts'
 import { dataFolder } from './folder.ts'
-import { type BinaryColumn, extentOf, readBinaryColumn, readExtent } from './format/binary-column.ts'
-import { type DataFile, dataFilesOf } from './format/manifest.ts'
+import { type BinaryColumn, extentOf, readBinaryColumn } from './format/binary-column.ts'
+import { type DataFile, dataFilesOf, FILE } from './format/manifest.ts'
 
 /*
  * Memories read where they lie in Lance's data files. A search scores many memories and keeps none: through LanceDB each costs a task, two copies and the
  * collector's work, which was most of a search's time. Whatever is not as it is known here is left to LanceDB.
  */
-
-const FILE = 2 ** 32
 
 /** Reads memories of a store's rows into a buffer that it keeps: what a search reads anew each time would set off the collector every few searches. */
 export class MemoryReader {
@@ -46,7 +45,8 @@ export class MemoryReader {
       return found.map(({ path, extent }) => {
         const file = open.get(path) ?? openSync(path, 'r')
         open.set(path, file)
-        const memory = readExtent(file, extent, this.#buffer.subarray(end))
+        const memory = this.#buffer.subarray(end, end + extent.length)
+        readInto(memory, file, extent.offset)
         end += extent.length
         return memory
       })

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
+import { closeSync, fstatSync, openSync } from 'node:fs'
 import { bytesOf } from '../codec.ts'
+import { readInto } from '../read-into.ts'
 import { BLOCK, blocksFor, type PackedRows, signBytes } from './codes.ts'
 
 /*
@@ -175,10 +176,6 @@ export const identityOf = (file: { readonly ino: number; readonly mtimeMs: numbe
 
 function readAt(file: number, offset: number, length: number): Uint8Array {
   const bytes = new Uint8Array(length)
-  for (let read = 0; read < length; ) {
-    const some = readSync(file, bytes, read, length - read, offset + read)
-    if (some === 0) throw new RangeError('The file ends too early.')
-    read += some
-  }
+  readInto(bytes, file, offset)
   return bytes
 }

@@ -1,4 +1,5 @@
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
+import { closeSync, fstatSync, openSync } from 'node:fs'
+import { readInto } from '../../read-into.ts'
 import { type Message, messageOf, messagesIn, numberIn, numbersIn, textIn } from './message.ts'
 
 /*
@@ -65,18 +66,10 @@ export function extentOf(column: BinaryColumn, row: number): Extent | undefined 
   return { offset: page.offset + start + LENGTH_BYTES, length: end - start - LENGTH_BYTES }
 }
 
-/** Reads bytes of an open file into the beginning of a buffer, or a new one. */
-export function readExtent(
-  file: number,
-  { offset, length }: Extent,
-  into: Buffer = Buffer.allocUnsafeSlow(length),
-): Buffer {
-  for (let read = 0; read < length; ) {
-    const some = readSync(file, into, read, length - read, offset + read)
-    if (some === 0) throw new RangeError('The file ends too early.')
-    read += some
-  }
-  return into.subarray(0, length)
+function readExtent(file: number, { offset, length }: Extent): Buffer {
+  const bytes = Buffer.allocUnsafeSlow(length)
+  readInto(bytes, file, offset)
+  return bytes
 }
 
 function readPage(file: number, size: number, first: number, description: Message): Page {

@@ -13,6 +13,8 @@ export interface DataFile {
   readonly column: number
 }
 
+/** Numbers of rows that belong to a fragment. */
+export const FILE = 2 ** 32
 const FOOTER = 16
 const MAGIC = 'LANC'
 /** Flags of tables that are read as here: rows that were deleted are listed, the second file format, settings. Rows with lasting numbers are not. */
